@@ -1,7 +1,7 @@
 """Tiny but whole GGUF files, made when a test or the demo needs them.
 
 The base models have every tensor and key that llama.cpp asks of their architecture, with random
-weights; a real Ollama server loads them. An adapter has a pair for each linear layer of such a base.
+weights; a real Ollama server loads them. An adapter has a pair for each of their linear layers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -75,7 +75,7 @@ def write_lora(
     base_name: str | None = None,
     seed: int = 1,
 ) -> Path:
-    """Write a LoRA adapter for `write_base`'s model of the same shape; `scale` 0 changes nothing."""
+    """Write an adapter for `write_base`'s model of the same shape; `scale` 0 changes nothing."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")

@@ -1,0 +1,34 @@
+# Each target is self-sufficient on a fresh Debian machine with Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+TEST_INSTALLED := $(VENV)/.test-installed
+
+.PHONY: run demo test check
+
+run: $(INSTALLED)
+	$(VENV)/bin/gunicorn
+
+demo: $(TEST_INSTALLED)
+	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
+
+test: $(TEST_INSTALLED) check
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(TEST_INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	tests/system-packages venv
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.cfg | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(TEST_INSTALLED): setup.cfg | $(VENV)/bin/python
+	tests/system-packages test
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@

@@ -1,0 +1,153 @@
+"""Settings: each declared once, read from the environment by the application factory."""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PREFIX = "MODEL_HANDLER_"
+
+
+class SettingError(ValueError):
+    """A setting's text can't be used; the message names the variable and says what it takes."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its name in the application's config and how its text is read.
+
+    The environment variable is `MODEL_HANDLER_<name>`, but for Ollama's own `OLLAMA_HOST`.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    help: str
+
+    @property
+    def variable(self) -> str:
+        return self.name if self.name == "OLLAMA_HOST" else PREFIX + self.name
+
+
+def ollama_url(text: str) -> str:
+    """The base URL that `OLLAMA_HOST` means, without a slash at the end.
+
+    Takes `host`, `host:port` and `http(s)://host:port/path`. Without a scheme the port is 11434,
+    with one it is the scheme's own; an address that means "any" becomes loopback; a port that
+    isn't one falls back to the default. Source: Ollama, envconfig/config.go.
+    """
+    text = text.strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    default_port = {"http": "80", "https": "443"}.get(scheme, "11434") if separator else "11434"
+    hostport, _, path = rest.partition("/")
+    host, port = _split_host_port(hostport)
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        port = default_port
+    host = _connectable(host or "127.0.0.1")
+    return f"{scheme}://{host}:{port}/{path}".rstrip("/")
+
+
+def _split_host_port(hostport: str) -> tuple[str, str]:
+    if hostport.startswith("["):
+        host, _, port = hostport[1:].partition("]")
+        return host, port.removeprefix(":")
+    if hostport.count(":") == 1:
+        host, _, port = hostport.partition(":")
+        return host, port
+    return hostport, ""
+
+
+def _connectable(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _http_url(text: str) -> str:
+    url = ollama_url(text)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("takes host, host:port or http(s)://host:port/path")
+    return url
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError("takes a whole number above 0")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _optional_folder(text: str) -> Path | None:
+    return _folder(text) if text else None
+
+
+def _optional_text(text: str) -> str | None:
+    return text or None
+
+
+SETTINGS = (
+    Setting("OLLAMA_HOST", _http_url, "127.0.0.1:11434", "The Ollama server, as Ollama reads it."),
+    Setting("MODELS_DIR", _folder, "./models", "The folder that holds one folder a model."),
+    Setting(
+        "MODELFILES_DIR",
+        _optional_folder,
+        "",
+        "A folder of your own Modelfile templates, looked in before the ones that come along.",
+    ),
+    Setting(
+        "MAX_UPLOAD_BYTES", _count, str(100 * 2**30), "The largest request body taken, in bytes."
+    ),
+    Setting("MAX_ENTRIES", _count, "10000", "The most files and folders that an archive may hold."),
+    Setting("API_KEY", _optional_text, "", "If set, every request but /healthz must carry it."),
+    Setting(
+        "CONNECT_TIMEOUT", _count, "10", "Seconds that Ollama may take to accept a connection."
+    ),
+    Setting(
+        "SILENCE_TIMEOUT", _count, "900", "Seconds that Ollama may stay silent within an answer."
+    ),
+    Setting("BIND", str, "127.0.0.1:8000", "The address and port that gunicorn listens on."),
+    Setting("WORKERS", _count, "1", "gunicorn's worker processes."),
+    Setting("THREADS", _count, "32", "Requests that one worker process serves at once."),
+    Setting(
+        "GRACEFUL_TIMEOUT",
+        _count,
+        "600",
+        "Seconds that requests still running may take to end once gunicorn is told to stop.",
+    ),
+)
+
+
+def from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Every setting's value: from its variable in `environ`, else its default.
+
+    An empty variable counts as not set. Raises SettingError for a text that can't be read.
+    """
+    values = {}
+    for setting in SETTINGS:
+        text = environ.get(setting.variable) or setting.default
+        try:
+            values[setting.name] = setting.read(text)
+        except ValueError as error:
+            raise SettingError(f"{setting.variable}={text!r}: {error}.") from error
+    return values
+
+
+def table() -> str:
+    """The settings as the list-table rows that README.rst shows."""
+    rows = []
+    for setting in SETTINGS:
+        default = f"``{setting.default}``" if setting.default else "not set"
+        rows.append(f"   * - ``{setting.variable}``\n     - {default}\n     - {setting.help}\n")
+    return "".join(rows)

@@ -1,0 +1,244 @@
+"""The work itself: a zip to a model in the models directory, and that to a model on Ollama.
+
+Each function is a generator: what it raises before its first line was known before any work began
+and left nothing behind; the lines after that are the contract's.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from app import ollama
+from app.archive import Archive, Limits
+from app.contents import Source, examine
+from app.lines import Line, Report, Steps, Task, follow
+from app.modelfile_templates import Templates
+from app.ollama import BlobMissing, Ollama, OllamaError
+from app.plan import Plan, make_plan
+from app.report import report
+from app.requested import Options
+from app.selection import Selection, select
+from app.storage import Model, Staging, Storage
+
+FAILED_UPLOAD = "Failed upload model file."
+FAILED_CREATE = "Failed create model"
+
+
+@dataclass(frozen=True)
+class Script:
+    """The action and ratio of each line of one half of the work."""
+
+    begin: tuple[str, float]
+    middle: tuple[str, float]
+    success: tuple[str, float]
+
+
+UPLOAD = Script(
+    ("Started save model.", 0),
+    ("Start extracted model.", 0.66),
+    ("Success upload model file.", 1.0),
+)
+CREATE = Script(
+    ("Started to create model.", 0.33),
+    ("Start structure template", 0.66),
+    ("Success create model", 1.0),
+)
+DEPLOY_UPLOAD = Script(
+    ("Start save model.", 0.0), ("Start extract model.", 0.33), ("Success upload model file.", 0.5)
+)
+DEPLOY_CREATE = Script(
+    ("Start create model.", 0.67),
+    ("Start structure template", 0.83),
+    ("Success create model", 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A zip that has arrived in `staging`; `filename` as sent, `name` as the model is called."""
+
+    staging: Staging
+    filename: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the work is done with."""
+
+    storage: Storage
+    templates: Templates
+    limits: Limits
+    connect: Callable[[], Ollama]
+
+    def server(self) -> Ollama:
+        """The Ollama server; raises OllamaError at once where none answers."""
+        server = self.connect()
+        server.version()
+        return server
+
+    def models(self) -> Steps[None]:
+        """A line for each model, in name order."""
+        names = self.storage.names()
+        for number, name in enumerate(names, 1):
+            facts = self.storage.model(name).facts()
+            yield Line("Get model.", number / len(names), {"model": name}, more=facts)
+
+    def delete(self, task: Task, name: str) -> Steps[None]:
+        """Delete the model `name` from the models directory; Ollama's model stays."""
+        with self.storage.hold(name, task.uuid), self.storage.staging(task.uuid) as staging:
+            self.storage.model(name)
+            yield Line("Start delete model.", 0.5, {"model_name": name})
+            self.storage.remove(name, staging)
+            yield Line("Success delete model.", 1.0, {"model_name": name})
+
+    def upload(self, upload: Upload) -> Steps[None]:
+        """Extract an upload and publish it as a model."""
+        with Archive(upload.staging.upload, self.limits) as archive:
+            yield from self._store(upload, archive, self._examine(archive), UPLOAD)
+
+    def create(self, task: Task, name: str, new_name: str, options: Options) -> Steps[None]:
+        """Make the model `name` a model of the Ollama server, called `new_name`."""
+        ollama.check_name(new_name)
+        with self.storage.hold(name, task.uuid):
+            model = self.storage.model(name)
+            server = self.server()
+            plan = make_plan(select(examine(_files(model))), options, self.templates, server)
+            server.check_free(new_name, replace=options.replace)
+            yield from self._install(model, plan, new_name, server, CREATE)
+
+    def deploy(self, task: Task, upload: Upload, new_name: str, options: Options) -> Steps[None]:
+        """Upload, then create; what create would refuse is refused before anything is stored."""
+        with task.failing_as(FAILED_CREATE):
+            ollama.check_name(new_name)
+        with Archive(upload.staging.upload, self.limits) as archive:
+            selection = self._examine(archive)
+            with task.failing_as(FAILED_CREATE):
+                server = self.server()
+                plan = make_plan(selection, options, self.templates, server)
+                server.check_free(new_name, replace=options.replace)
+            yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
+        task.failure = FAILED_CREATE
+        model = self.storage.model(upload.name)
+        yield from self._install(model, plan, new_name, server, DEPLOY_CREATE)
+
+    def report(self, name: str) -> dict[str, Any]:
+        """What the model `name` is; a digest that isn't known yet is None."""
+        model = self.storage.model(name)
+        manifest = model.manifest()
+        known = manifest.get("files", {})
+        files = {
+            file: {"size": path.stat().st_size, "sha256": known.get(file, {}).get("sha256")}
+            for file, path in model.files().items()
+        }
+        selection = select(examine(_files(model)))
+        return report(name, selection, files, self.templates, manifest.get("created_at"))
+
+    def check(self, upload: Upload) -> dict[str, Any]:
+        """The report on an upload, every byte of which is read and none is kept."""
+        with Archive(upload.staging.upload, self.limits) as archive:
+            selection = self._examine(archive)
+            files = {
+                entry.name: {"size": entry.size, "sha256": _digest(archive.chunks(entry))}
+                for entry in archive.entries
+            }
+        return report(upload.name, selection, files, self.templates, None)
+
+    def modelfile(self, name: str, options: Options) -> str:
+        """The Modelfile that `ollama create -f` takes in the model's folder."""
+        selection = select(examine(_files(self.storage.model(name))))
+        return make_plan(selection, options, self.templates, None).modelfile
+
+    def _examine(self, archive: Archive) -> Selection:
+        self.storage.require_space(archive.total_size, "Extracting this archive")
+        return select(examine(_entries(archive)))
+
+    def _store(
+        self, upload: Upload, archive: Archive, selection: Selection, script: Script
+    ) -> Steps[None]:
+        details = {"model": upload.filename}
+        yield Line(*script.begin, details)
+        yield Line(*script.middle, details)
+        yield from follow(
+            lambda report: upload.staging.extract(archive, selection.facts(), report),
+            script.middle[1],
+            script.success[1],
+        )
+        upload.staging.publish(upload.name)
+        yield Line(*script.success, details)
+
+    def _install(
+        self, model: Model, plan: Plan, new_name: str, server: Ollama, script: Script
+    ) -> Steps[None]:
+        details = {"model": model.name}
+        yield Line(*script.begin, details)
+        digests = yield from follow(
+            lambda report: _push(model, plan, server, report), script.begin[1], script.middle[1]
+        )
+        yield Line(*script.middle, details)
+        body = plan.request(new_name, digests)
+
+        def create(report: Report) -> None:
+            try:
+                server.create(body, lambda status: _report_status(report, model.name, status))
+            except BlobMissing:
+                # Another client's create or delete may remove a blob at any time.
+                _push(model, plan, server, report)
+                server.create(body, lambda status: _report_status(report, model.name, status))
+            if plan.adapters and "\nADAPTER " not in server.show(new_name).get("modelfile", ""):
+                raise OllamaError(f"Ollama made {new_name!r} without its adapter.")
+
+        yield from follow(create, script.middle[1], script.success[1])
+        yield Line(*script.success, {**details, "model_name_on_ollama": new_name})
+
+
+def _push(model: Model, plan: Plan, server: Ollama, report: Report) -> dict[str, str]:
+    """Send the files that the server doesn't have; the sha256 (hex) of all that it needs."""
+    names = plan.needed()
+    digests = model.digests(names, report)
+    sizes = {name: (model.folder / name).stat().st_size for name in names}
+    total, before = sum(sizes.values()), 0
+    for name in names:
+
+        def sent(count: int, name: str = name, before: int = before) -> None:
+            details = {
+                "model": model.name,
+                "file": name,
+                "bytes": count,
+                "total_bytes": sizes[name],
+            }
+            report("Pushing.", details, (before + count) / total)
+
+        if not server.has_blob(digests[name]):
+            server.push_blob(model.folder / name, digests[name], sent)
+        before += sizes[name]
+    return digests
+
+
+def _report_status(report: Report, name: str, status: dict[str, Any]) -> None:
+    words = str(status.get("status", ""))
+    total, completed = status.get("total"), status.get("completed")
+    done = completed / total if total and isinstance(completed, int) else None
+    report(f"Ollama: {words}", {"model": name, "ollama": status}, done)
+
+
+def _files(model: Model) -> list[Source]:
+    return [
+        Source(name, path.stat().st_size, partial(path.open, "rb"))
+        for name, path in model.files().items()
+    ]
+
+
+def _entries(archive: Archive) -> list[Source]:
+    return [
+        Source(entry.name, entry.size, partial(archive.open, entry)) for entry in archive.entries
+    ]
+
+
+def _digest(blocks: Iterable[bytes | memoryview]) -> str:
+    digest = sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()

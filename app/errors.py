@@ -1,0 +1,59 @@
+"""What each failure means to a client: one table from exception to HTTP status."""
+
+import errno
+from dataclasses import dataclass
+
+from werkzeug.exceptions import HTTPException
+
+from app import archive, contents, modelfile, ollama, requested, storage
+
+STATUS: dict[type[Exception], int] = {
+    requested.BadRequest: 400,
+    storage.NameNotAllowed: 400,
+    ollama.InvalidName: 400,
+    modelfile.ModelfileError: 400,
+    storage.NoSuchModel: 404,
+    storage.Busy: 409,
+    ollama.NameTaken: 409,
+    archive.ArchiveError: 422,
+    contents.Unusable: 422,
+    ollama.OllamaError: 502,
+    ollama.OllamaSilent: 504,
+    storage.NoSpace: 507,
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a client is told of a failure: HTTP status, a sentence, and what may help."""
+
+    status: int
+    error: str
+    hint: str | None = None
+
+    def details(self) -> dict[str, str]:
+        """The keys that the contract adds to an error line's details."""
+        return {"error": self.error} | ({"hint": self.hint} if self.hint else {})
+
+
+def describe(error: Exception) -> Failure:
+    """Turn any exception into what a client is told; never a path or a stack trace."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return Failure(STATUS[kind], str(error), getattr(error, "hint", None))
+    if isinstance(error, HTTPException):
+        return Failure(error.code or 500, error.description or error.name)
+    if isinstance(error, OSError):
+        return _describe_os_error(error)
+    return Failure(500, "The service failed in a way nobody foresaw.", "Its log says more.")
+
+
+def _describe_os_error(error: OSError) -> Failure:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Failure(
+            507,
+            "There is no space left for this in the models directory.",
+            "Delete models that are no longer needed, or give it a larger disk.",
+        )
+    reason = error.strerror or type(error).__name__
+    return Failure(500, f"The models directory can't be used: {reason}.", "The log says more.")

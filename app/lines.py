@@ -1,0 +1,119 @@
+"""What a running task says: the contract's lines, and the progress between them."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+Result = TypeVar("Result")
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Task:
+    """One request's work.
+
+    `failure` is the action that its error line will carry if the step under way fails.
+    """
+
+    uuid: str
+    failure: str
+
+    @contextmanager
+    def failing_as(self, action: str) -> Iterator[None]:
+        """For the steps inside, fail as `action`; afterwards as before."""
+        before, self.failure = self.failure, action
+        yield
+        self.failure = before
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something that has become true.
+
+    `ratio` runs from 0 to 1 and never goes back within a task. `more` are details that only a
+    verbose client gets, as is the whole line where `verbose` is set.
+    """
+
+    action: str
+    ratio: float
+    details: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)
+    verbose: bool = False
+
+
+Steps = Generator[Line | None, None, Result]
+"""A task under way: yields its lines as they become true, and None while it is only waiting, so
+that whoever drives it can look whether its client is still there."""
+
+
+class Report(Protocol):
+    """Given to work that runs on a thread of its own, to say how far it is."""
+
+    def __call__(self, action: str, details: dict[str, Any], done: float | None = None) -> None:
+        """Say what is being done, and the share of it that is `done` (0 to 1) where known.
+
+        Cheap enough for every block of a file: what comes too soon after the same action is
+        dropped. Raises Cancelled when nobody waits for the work any more.
+        """
+
+
+class Cancelled(Exception):
+    """Nobody waits for this work any more."""
+
+
+def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[Result]:
+    """Run `work(report)` on a thread and yield what it reports as verbose lines.
+
+    Ratios go from `start` to `end`. Yields at least every POLL_SECONDS. Returns what the work
+    returns and raises what it raises. Closing the generator makes the work's next report raise
+    Cancelled, and waits for the work to end: nothing goes on behind the caller's back.
+    """
+    events: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+    cancelled = threading.Event()
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+    last: dict[str, float] = {}
+    ratio = start
+
+    def report(action: str, details: dict[str, Any], done: float | None = None) -> None:
+        nonlocal ratio
+        if cancelled.is_set():
+            raise Cancelled
+        now = time.monotonic()
+        if now - last.get(action, -POLL_SECONDS) < POLL_SECONDS:
+            return
+        last[action] = now
+        if done is not None:
+            ratio = max(ratio, start + (end - start) * min(done, 1.0))
+        events.put(Line(action, ratio, details, verbose=True))
+
+    def run() -> None:
+        try:
+            outcome.append(work(report))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            events.put(None)
+
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                event = events.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                break
+            yield event
+    finally:
+        cancelled.set()
+        thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]

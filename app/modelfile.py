@@ -1,0 +1,303 @@
+"""Modelfiles: read as Ollama reads them, written so that every value reads back, and chosen.
+
+The grammar is that of Ollama's parser/parser.go, the parameters are those of its api/types.go
+(both v0.33.0-rc2).
+"""
+
+import difflib
+import math
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from reprlib import repr as shortened
+from typing import Any
+
+INSTRUCTIONS = (
+    *("from", "adapter", "template", "system", "parameter", "license", "message"),
+    *("renderer", "parser", "requires", "draft"),
+)
+ROLES = ("system", "user", "assistant")
+PARAMETERS: Mapping[str, type[Any]] = {
+    **dict.fromkeys(("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx"), int),
+    **dict.fromkeys(("num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"), int),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"), float),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), float),
+    "use_mmap": bool,
+    "stop": list,
+}
+
+_IGNORED_PARAMETERS = (
+    *("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"),
+    *("mirostat", "mirostat_tau", "mirostat_eta"),
+)
+_EXPECTED = {
+    int: "a whole number of at most 64 bits",
+    float: "a finite number",
+    bool: "true or false",
+    list: "a text or a list of texts",
+}
+_NUMBERS: Mapping[type[Any], re.Pattern[str]] = {
+    int: re.compile(r"[+-]?[0-9]{1,19}"),
+    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+}
+_BOOLS = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
+
+_BETWEEN_STATEMENTS = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+_WORD = re.compile(r"[^ \t\r\n]*")
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_]+")
+_BLANKS = re.compile(r"[ \t]*")
+_REST_OF_LINE = re.compile(r"[^\r\n]*")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+# The longer quotes first, for both begin alike.
+_CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('"""', '"')}
+
+SAID_ONCE = ("template", "system", "renderer", "parser", "requires")
+
+
+class ModelfileError(ValueError):
+    """A Modelfile, a value for one or a template can't be used; the message is a sentence."""
+
+
+@dataclass(frozen=True)
+class Modelfile:
+    """What a Modelfile says: all values in order, or the last one where Ollama takes only that.
+
+    `parameters` are (name, value), `messages` are (role, content). Of `adapters` Ollama takes the
+    last, and merges the models that `from_` names.
+    """
+
+    from_: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
+    template: str | None = None
+    system: str | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+    license: tuple[str, ...] = ()
+    messages: tuple[tuple[str, str], ...] = ()
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    draft: str | None = None
+
+
+def parse(text: str) -> Modelfile:
+    """Read a Modelfile as Ollama does, except that values keep their non-printable characters.
+
+    Ollama's reader drops those, so they don't count for where a word or a value ends; but the
+    create request can carry them. Raises ModelfileError, with the line's number, for an unknown
+    instruction, a missing name or value, a role that isn't one, and quotes that don't end; and
+    without a FROM.
+    """
+    values: dict[str, list[str]] = defaultdict(list)
+    named: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for instruction, name, value in _Reader(text).statements():
+        if name is None:
+            values[instruction].append(value)
+        else:
+            named[instruction].append((name, value))
+    if not values["from"]:
+        raise ModelfileError("The Modelfile has no FROM, which names the base model.")
+    return Modelfile(
+        from_=tuple(values["from"]),
+        adapters=tuple(values["adapter"]),
+        parameters=tuple(named["parameter"]),
+        license=tuple(values["license"]),
+        messages=tuple(named["message"]),
+        **{key: values[key][-1] for key in (*SAID_ONCE, "draft") if values[key]},
+    )
+
+
+class _Reader:
+    """Reads a text's statements, or one value.
+
+    Positions are in `_seen`, the characters that Ollama's reader keeps; `_places` has, for each of
+    them, where it stands in the text.
+    """
+
+    def __init__(self, text: str) -> None:
+        places = (at for at, char in enumerate(text) if char.isprintable() or char in "\t\r\n")
+        self._text = text
+        self._places = array("L", places)
+        self._seen = "".join(map(text.__getitem__, self._places))
+
+    def statements(self) -> Iterator[tuple[str, str | None, str]]:
+        """Each statement: instruction in lower case, parameter's name or role, value."""
+        at = _end(_BETWEEN_STATEMENTS, self._seen, 0)
+        while at < len(self._seen):
+            start, name = at, None
+            word, at = self._word(at)
+            instruction = word.lower()
+            if instruction not in INSTRUCTIONS:
+                known = ", ".join(INSTRUCTIONS).upper()
+                raise self._error(start, f"{shortened(word)} is no instruction. There are {known}.")
+            if instruction in ("parameter", "message"):
+                name, at = self._word(self._after_blank(at, start))
+                if instruction == "parameter" and not _PARAMETER_NAME.fullmatch(name):
+                    raise self._error(start, "PARAMETER needs one space and a parameter's name.")
+                if instruction == "message" and name not in ROLES:
+                    roles = ", ".join(ROLES)
+                    raise self._error(start, f"MESSAGE needs one space and a role: {roles}.")
+            value, at = self.value(self._after_blank(at, start), start)
+            yield instruction, name, value
+            at = _end(_BETWEEN_STATEMENTS, self._seen, at)
+
+    def value(self, at: int, start: int) -> tuple[str, int]:
+        """The value at `at`, of the statement that begins at `start`; and where it ends."""
+        at = _end(_BLANKS, self._seen, at)
+        for quotes, closing in _CLOSING.items():
+            if self._seen.startswith(quotes, at):
+                opened = at + len(quotes)
+                closed = closing.search(self._seen, opened)
+                if closed is None:
+                    raise self._error(start, f"The text after {quotes} needs {quotes} at its end.")
+                first, last = self._places[opened - 1] + 1, self._places[closed.start()]
+                return self._text[first:last], closed.end()
+        end = _end(_REST_OF_LINE, self._seen, at)
+        seen = self._seen[at:end].rstrip()
+        if not seen:
+            return "", end
+        return self._text[self._places[at] : self._places[at + len(seen) - 1] + 1], end
+
+    def _word(self, at: int) -> tuple[str, int]:
+        end = _end(_WORD, self._seen, at)
+        return self._seen[at:end], end
+
+    def _after_blank(self, at: int, start: int) -> int:
+        if self._seen[at : at + 1] not in (" ", "\t"):
+            statement = self._seen[start:at]
+            raise self._error(start, f"{shortened(statement)} needs a space and a value after it.")
+        return at + 1
+
+    def _error(self, start: int, sentence: str) -> ModelfileError:
+        before = self._text[: self._places[start]]
+        return ModelfileError(f"Line {len(_LINE_END.findall(before)) + 1}: {sentence}")
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
+
+
+def quote(value: str) -> str:
+    """The shortest spelling that reads back as exactly `value`; empty quotes for an empty one.
+
+    Raises ModelfileError where there is none: the grammar has no escapes, so a text can't have
+    three double quotes at the end of any line but its last.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ModelfileError(f"{shortened(value)} isn't text: it has a lone surrogate.") from error
+    for spelling in (value or '""', f'"{value}"', f'"""{value}"""'):
+        with suppress(ModelfileError):
+            if _Reader(spelling).value(0, 0)[0] == value:
+                return spelling
+    raise ModelfileError(
+        f"{shortened(value)} can't be written in a Modelfile: a line in it ends with three double"
+        " quotes, where Ollama would end the whole text. Write something after them."
+    )
+
+
+def check_parameters(values: Mapping[str, object]) -> dict[str, object]:
+    """The parameters with their names and types checked; `stop` always as a list.
+
+    Ollama's server takes any, and fails or ignores them when someone chats. Raises ModelfileError
+    for a name that it doesn't have and for a value of another type.
+    """
+    return {name: _checked(name, value) for name, value in values.items()}
+
+
+def _checked(name: str, value: object) -> object:
+    kind = _kind(name)
+    if kind is list:
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    elif kind is bool or isinstance(value, bool):
+        if kind is type(value):
+            return value
+    elif isinstance(value, int):
+        if -(2**63) <= value < 2**63:
+            return value
+    elif kind is float and isinstance(value, float) and math.isfinite(value):
+        return value
+    raise _wrong_value(name, value)
+
+
+def _kind(name: str) -> type[Any]:
+    kind = PARAMETERS.get(name)
+    if kind is None:
+        near = difflib.get_close_matches(name[:40], PARAMETERS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(PARAMETERS)}."
+        raise ModelfileError(f"Ollama has no parameter {shortened(name)}. {hint}")
+    return kind
+
+
+def _wrong_value(name: str, value: object) -> ModelfileError:
+    expected = _EXPECTED[_kind(name)]
+    return ModelfileError(f"The parameter {name!r} must be {expected}, not {shortened(value)}.")
+
+
+def merge_parameters(
+    stated: Iterable[tuple[str, str]], given: Mapping[str, object]
+) -> dict[str, object]:
+    """A Modelfile's parameters with their types, and those of `given` in place of its own.
+
+    As in Ollama's client a repeated `stop` adds up, of any other the last one counts, and
+    parameters that Ollama has given up are left out. Raises ModelfileError as check_parameters.
+    """
+    typed: dict[str, object] = {}
+    stops: list[str] = []
+    for name, text in stated:
+        if name == "stop":
+            stops.append(text)
+            typed["stop"] = stops
+        elif name not in _IGNORED_PARAMETERS:
+            typed[name] = _from_text(name, text)
+    return typed | check_parameters(given)
+
+
+def _from_text(name: str, text: str) -> object:
+    kind = _kind(name)
+    if kind is bool and text in _BOOLS:
+        return _BOOLS[text]
+    if kind in _NUMBERS and _NUMBERS[kind].fullmatch(text):
+        return _checked(name, kind(text))
+    raise _wrong_value(name, text)
+
+
+def create_request(
+    modelfile: Modelfile,
+    model: str,
+    *,
+    files: Mapping[str, str],
+    adapters: Mapping[str, str],
+    from_: str | None,
+    quantize: str | None = None,
+) -> dict[str, object]:
+    """The body of Ollama's POST /api/create (CreateRequest in api/types.go), without empty keys.
+
+    `files` and `adapters` map names to `sha256:<hex>`; `from_` is the base on Ollama, where the
+    base isn't in `files`. Raises ModelfileError for parameters as merge_parameters does.
+    """
+    body: dict[str, object] = {
+        "model": model,
+        "from": from_,
+        "files": dict(files),
+        "adapters": dict(adapters),
+        "template": modelfile.template,
+        "system": modelfile.system,
+        "parameters": merge_parameters(modelfile.parameters, {}),
+        "messages": [{"role": role, "content": text} for role, text in modelfile.messages],
+        "license": list(modelfile.license),
+        "quantize": quantize,
+        "renderer": modelfile.renderer,
+        "parser": modelfile.parser,
+        "requires": modelfile.requires,
+    }
+    return {key: value for key, value in body.items() if value}

@@ -1,0 +1,50 @@
+"""What a model is, in one JSON object: for those who look before they create it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.contents import PICKLES, Unusable
+from app.modelfile import ModelfileError
+from app.modelfile_templates import Templates
+from app.plan import make_plan
+from app.requested import Options
+from app.selection import Selection
+
+
+def report(
+    name: str,
+    selection: Selection,
+    files: Mapping[str, Mapping[str, Any]],
+    templates: Templates,
+    created_at: str | None,
+) -> dict[str, Any]:
+    """The report on the model `name`; `files` has `size` and `sha256` of each file by name.
+
+    `problems` are sentences: what keeps it from being created as it is, and what is ignored.
+    """
+    kinds = selection.files()
+    result: dict[str, Any] = {
+        "model": name,
+        "created_at": created_at,
+        **selection.facts(),
+        "files": [
+            {"name": file, "kind": kinds.get(file, "other"), **facts}
+            for file, facts in files.items()
+        ],
+        "template": None,
+        "template_reason": None,
+        "problems": [
+            f"{file} is a Python pickle: it is kept, but never sent to Ollama."
+            for file in files
+            if file.lower().endswith(PICKLES) and file not in kinds
+        ],
+    }
+    try:
+        plan = make_plan(selection, Options(), templates, None)
+    except (Unusable, ModelfileError) as error:
+        result["problems"].append(
+            " ".join(filter(None, (str(error), getattr(error, "hint", None))))
+        )
+    else:
+        result |= {"template": plan.template, "template_reason": plan.reason}
+    return result

@@ -1,0 +1,88 @@
+"""What a client asked for beside the model: the optional fields of create and deploy."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+QUANTIZE_TYPES = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
+
+
+class BadRequest(Exception):
+    """A field is missing or isn't what it should be."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The optional fields, checked; None where a field wasn't sent."""
+
+    from_: str | None = None
+    system: str | None = None
+    template: str | None = None
+    modelfile_template: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    license: str | None = None
+    quantize: str | None = None
+    replace: bool = True
+
+
+def text(fields: Mapping[str, Any], name: str) -> str:
+    """The text of a field that must be there. Raises BadRequest."""
+    value = optional_text(fields, name)
+    if not value:
+        raise BadRequest(f"The field {name!r} is missing or empty. Send it as text.")
+    return value
+
+
+def optional_text(fields: Mapping[str, Any], name: str) -> str | None:
+    """The text of a field, or None where it isn't there. Raises BadRequest."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadRequest(f"The field {name!r} must be text.")
+    return value
+
+
+def options(fields: Mapping[str, Any]) -> Options:
+    """Read the optional fields of a JSON object or a form. Raises BadRequest."""
+    quantize = optional_text(fields, "quantize") or None
+    if quantize is not None:
+        quantize = quantize.upper()
+        if quantize not in QUANTIZE_TYPES:
+            raise BadRequest(
+                f"The field 'quantize' takes one of {', '.join(QUANTIZE_TYPES)}, not {quantize!r}."
+            )
+    return Options(
+        from_=optional_text(fields, "from") or None,
+        system=optional_text(fields, "system") or None,
+        template=optional_text(fields, "template") or None,
+        modelfile_template=optional_text(fields, "modelfile_template") or None,
+        parameters=_object(fields, "parameters"),
+        license=optional_text(fields, "license") or None,
+        quantize=quantize,
+        replace=_flag(fields, "replace", default=True),
+    )
+
+
+def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = fields.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError as error:
+            raise BadRequest(f"The field {name!r} isn't JSON: {error}.") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f'The field {name!r} must be a JSON object such as {{"temperature": 0}}.')
+    return value
+
+
+def _flag(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = fields.get(name)
+    if value is None or value == "":
+        return default
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    flag = flags.get(str(value).lower())
+    if flag is None:
+        raise BadRequest(f"The field {name!r} takes true or false.")
+    return flag

@@ -1,0 +1,385 @@
+"""The models directory: one folder a model, and nothing half-done ever to be seen in it.
+
+What arrives is staged in `.model-handler/staging` on the same filesystem; a model appears, is
+replaced or disappears by one rename. Each staging folder, and each model that a task works on, is
+held by an advisory lock (flock) that the kernel drops with its holder: threads and worker
+processes see each other's, and a killed one leaves nothing locked.
+"""
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from app.archive import Archive
+from app.lines import Report
+
+STATE_FOLDER = ".model-handler"
+MANIFEST = ".model-handler.json"
+BLOCK = 2**20
+NAME_BYTES = 200
+NAME_RULE = (
+    f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
+    " no slash or backslash, and doesn't begin with a dot."
+)
+
+
+class StorageError(Exception):
+    """The models directory can't be used that way."""
+
+
+class NameNotAllowed(StorageError):
+    """A model's name breaks NAME_RULE."""
+
+
+class NoSuchModel(StorageError):
+    """There is no model of that name."""
+
+
+class Busy(StorageError):
+    """Another task holds that model."""
+
+
+class NoSpace(StorageError):
+    """The models directory's filesystem has too little room."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A model's file as its manifest knows it; the digest holds while size and time do."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a model may be called so, else raise NameNotAllowed."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        length = 0
+    allowed = (
+        0 < length <= NAME_BYTES
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\")
+    )
+    if not allowed:
+        raise NameNotAllowed(f"{name!r} can't be a model's name. {NAME_RULE}")
+    return name
+
+
+def name_of_upload(filename: str) -> str:
+    """The model's name for an uploaded file's: without its `.zip`. Raises NameNotAllowed."""
+    stem, extension = os.path.splitext(filename)
+    if extension.lower() != ".zip":
+        raise NameNotAllowed(f"{filename!r} is not named like a zip file. Upload <model>.zip.")
+    return check_name(stem)
+
+
+class Model:
+    """A model's folder. Files and folders whose names begin with a dot are not part of it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+
+    def files(self) -> dict[str, Path]:
+        """Path of each file by its name relative to the folder, in name order."""
+        found = {}
+        for parent, folders, names in os.walk(self.folder):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            for name in names:
+                path = Path(parent, name)
+                if not name.startswith(".") and path.is_file():
+                    found[path.relative_to(self.folder).as_posix()] = path
+        return dict(sorted(found.items()))
+
+    def manifest(self) -> dict[str, Any]:
+        """What was kept with the model when it was published; empty for a folder put by hand."""
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return manifest if isinstance(manifest, dict) else {}
+
+    def facts(self) -> dict[str, Any]:
+        """Size in bytes, and what the manifest says of the model; no file is opened but that."""
+        facts = {key: value for key, value in self.manifest().items() if key != "files"}
+        return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
+
+    def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
+        """The sha256 (hex) of each file in `names`.
+
+        From the manifest where the file is still as it was, else by reading the file; what was
+        read is added to the manifest, so that it is read once.
+        """
+        manifest = self.manifest()
+        known = manifest.setdefault("files", {})
+        result = {}
+        for name in names:
+            path = self.folder / name
+            status = path.stat()
+            entry = known.get(name, {})
+            if (entry.get("size"), entry.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
+                digest = hash_file(path, report, {"model": self.name, "file": name})
+                entry = asdict(StoredFile(status.st_size, status.st_mtime_ns, digest))
+                known[name] = entry
+                with suppress(OSError):
+                    write_manifest(self.folder, manifest)
+            result[name] = entry["sha256"]
+        return result
+
+
+def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:
+    """The sha256 (hex) of a whole file, read in blocks."""
+    digest = hashlib.sha256()
+    size, done = path.stat().st_size, 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            report("Hashing.", {**details, "bytes": done, "total_bytes": size}, done / size)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a model's manifest whole or not at all."""
+    temporary = folder / f"{MANIFEST}.{os.getpid()}"
+    try:
+        with temporary.open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Storage:
+    """The models directory and the service's own state folder in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._staging = folder / STATE_FOLDER / "staging"
+        self._locks = folder / STATE_FOLDER / "locks"
+
+    def prepare(self) -> None:
+        """Make the folders, and remove what killed tasks have left in staging."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        self._locks.mkdir(exist_ok=True)
+        self.sweep()
+
+    def names(self) -> list[str]:
+        """The models' names, in order."""
+        names = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(NameNotAllowed):
+                    if entry.is_dir():
+                        names.append(check_name(entry.name))
+        return sorted(names)
+
+    def model(self, name: str) -> Model:
+        """The model of that name. Raises NameNotAllowed or NoSuchModel."""
+        folder = self._path(name)
+        if not folder.is_dir():
+            raise NoSuchModel(f"There is no model {name!r}. GET /models/ lists the models.")
+        return Model(name, folder)
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be written to the models directory."""
+        return shutil.disk_usage(self.folder).free
+
+    def require_space(self, needed: int, what: str) -> None:
+        """Raise NoSpace if `needed` bytes for `what` wouldn't fit."""
+        free = self.free_bytes()
+        if needed > free:
+            raise NoSpace(
+                f"{what} needs {needed} bytes and the models directory has {free} left."
+                " Delete models that are no longer needed, or give it a larger disk."
+            )
+
+    @contextmanager
+    def hold(self, name: str, task: str) -> Iterator[None]:
+        """Hold the model `name` for `task`. Raises Busy, naming the task that holds it."""
+        path = self._locks / check_name(name)
+        descriptor = _lock_file(path)
+        if descriptor is None:
+            holder = path.read_text() if path.exists() else ""
+            raise Busy(f"Task {holder or '(just started)'} is working on model {name!r}.")
+        try:
+            os.write(descriptor, task.encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    @contextmanager
+    def staging(self, task: str) -> Iterator["Staging"]:
+        """A staging folder for `task`, removed with all that is in it at the end."""
+        folder = self._staging / task
+        with ExitStack() as held:
+            with _locked(self._staging, fcntl.LOCK_SH):
+                folder.mkdir()
+                held.callback(shutil.rmtree, folder, ignore_errors=True)
+                held.enter_context(_locked(folder, fcntl.LOCK_EX))
+            yield Staging(self, task, folder, held)
+
+    def sweep(self) -> None:
+        """Remove the staging folders and lock files of tasks that no longer run."""
+        with suppress(BlockingIOError), _locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for folder in self._staging.iterdir():
+                with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    self._put_back(folder / "replaced")
+                    shutil.rmtree(folder, ignore_errors=True)
+        for path in self._locks.iterdir():
+            descriptor = _lock_file(path)
+            if descriptor is not None:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+
+    def remove(self, name: str, staging: "Staging") -> None:
+        """Take the model `name` away in one step; its bytes go with the staging folder."""
+        os.rename(self.model(name).folder, staging.folder / "deleted")
+        _sync_folder(self.folder)
+
+    def publish(self, staged: Path, name: str) -> None:
+        """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
+        target = self._path(name)
+        if target.exists() and not target.is_dir():
+            raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
+        if not os.path.lexists(target):
+            os.rename(staged, target)
+        elif not _exchange(staged, target):
+            replaced = staged.parent / "replaced"
+            replaced.mkdir()
+            os.rename(target, replaced / name)
+            os.rename(staged, target)
+        _sync_folder(self.folder)
+
+    def _put_back(self, replaced: Path) -> None:
+        """Undo a replacement without exchange that was killed between its two renames."""
+        for folder in replaced.iterdir() if replaced.is_dir() else ():
+            if not os.path.lexists(self.folder / folder.name):
+                os.rename(folder, self.folder / folder.name)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / check_name(name)
+
+
+class Staging:
+    """One task's staging folder: where an upload is received, extracted, and published from."""
+
+    def __init__(self, storage: Storage, task: str, folder: Path, held: ExitStack) -> None:
+        self.folder = folder
+        self.upload = folder / "upload.zip"
+        self._model = folder / "model"
+        self._storage = storage
+        self._task = task
+        self._held = held
+
+    def hold(self, name: str) -> None:
+        """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
+        self._held.enter_context(self._storage.hold(name, self._task))
+
+    def receive(self) -> BinaryIO:
+        """Open the file that the upload's bytes go to; closed with the staging folder at latest."""
+        return self._held.enter_context(self.upload.open("xb+"))
+
+    def extract(self, archive: Archive, facts: dict[str, Any], report: Report) -> None:
+        """Extract every entry, hashing in the same pass, and keep digests and `facts` with them.
+
+        Raises ArchiveError where the bytes aren't what the listing says.
+        """
+        files: dict[str, Any] = {}
+        total, done = archive.total_size, 0
+        self._model.mkdir()
+        for entry in archive.entries:
+            path = self._model / entry.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            with path.open("xb", buffering=0) as file:
+                for block in archive.chunks(entry):
+                    _write_all(file, block)
+                    digest.update(block)
+                    done += len(block)
+                    details = {"file": entry.name, "bytes": done, "total_bytes": total}
+                    report("Extracting.", details, done / total)
+                os.fsync(file.fileno())
+            status = path.stat()
+            stored = StoredFile(status.st_size, status.st_mtime_ns, digest.hexdigest())
+            files[entry.name] = asdict(stored)
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_manifest(self._model, {"created_at": created, **facts, "files": files})
+        for parent, _, _ in os.walk(self._model):
+            _sync_folder(Path(parent))
+
+    def publish(self, name: str) -> None:
+        """Make what was extracted the model `name`."""
+        self._storage.publish(self._model, name)
+
+
+def _write_all(file: Any, block: bytes | memoryview) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> int | None:
+    """A descriptor that holds the lock file at `path`, or None where another one does."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder removes the file before it lets go: only the one still there counts.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths atomically; False where the filesystem can't. Source: renameat2(2)."""
+    at_fdcwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.renameat2(
+        at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange
+    ):
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
+        return False
+    raise OSError(code, os.strerror(code))

@@ -1,0 +1,128 @@
+"""Generator views as JSON-line responses: the contract's lines, each sent as it becomes true."""
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+from uuid import uuid4
+
+from flask import Response, request, stream_with_context
+
+from app.errors import Failure, describe
+from app.lines import Line, Steps, Task
+
+HEARTBEAT_SECONDS = 9.0
+MEDIA_TYPE = "application/x-ndjson"
+
+log = logging.getLogger(__name__)
+
+
+def streamed(
+    failure: str, ratio_key: str = "progress_ratio"
+) -> Callable[[Callable[..., Steps[None]]], Callable[..., Response]]:
+    """Make a view of a generator that is given a Task and yields Lines.
+
+    What the generator raises before its first line is answered with the HTTP status that
+    `errors.STATUS` gives it; after that, it becomes the stream's last line. `failure` is the
+    action of that line until the task's own says otherwise.
+    """
+
+    def decorate(view: Callable[..., Steps[None]]) -> Callable[..., Response]:
+        @wraps(view)
+        def respond(**arguments: Any) -> Response:
+            task = Task(str(uuid4()), failure)
+            lines = stream_with_context(_encoded(task, view(task, **arguments), ratio_key))
+            try:
+                first = next(lines, b"")
+            except Exception as error:
+                return failed(task, error, ratio_key)
+            response = _response(_resumed(first, lines), 200)
+            response.call_on_close(lines.close)  # type: ignore[attr-defined]
+            return response
+
+        return respond
+
+    return decorate
+
+
+def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
+    """The response for a task that failed before its first line."""
+    failure = _described(task, error)
+    body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
+    return _response(body, failure.status)
+
+
+def _response(body: Any, status: int) -> Response:
+    response = Response(body, status, mimetype=MEDIA_TYPE)
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _encoded(task: Task, steps: Steps[None], ratio_key: str) -> Iterator[bytes]:
+    """The task's lines as bytes, for as long as its client is there."""
+    verbose = request.args.get("verbose", "") not in ("", "0", "false")
+    last: Line | None = None
+    sent_at = time.monotonic()
+    try:
+        for step in steps:
+            if not _client_is_there():
+                log.info("task %s: the client has left", task.uuid)
+                return
+            if step is None or (step.verbose and not verbose):
+                if not verbose or last is None or time.monotonic() - sent_at < HEARTBEAT_SECONDS:
+                    continue
+                step = last
+            last, sent_at = step, time.monotonic()
+            details = {**step.details, **step.more} if verbose else step.details
+            yield _encode(task, 200, step.action, ratio_key, step.ratio, details)
+    except Exception as error:
+        if last is None:
+            raise
+        failure = _described(task, error)
+        details = failure.details()
+        yield _encode(task, failure.status, task.failure, ratio_key, last.ratio, details)
+    finally:
+        steps.close()
+
+
+def _encode(
+    task: Task, status: int, action: str, ratio_key: str, ratio: float, details: dict[str, Any]
+) -> bytes:
+    message = {
+        "action": action,
+        "task_uuid": task.uuid,
+        ratio_key: ratio,
+        "details": details,
+    }
+    line = json.dumps({"status": status, "message": message}, ensure_ascii=False)
+    return line.encode(errors="replace") + b"\n"
+
+
+def _described(task: Task, error: Exception) -> Failure:
+    failure = describe(error)
+    if failure.status >= 500:
+        log.error("task %s: %s", task.uuid, failure.error, exc_info=error)
+    return failure
+
+
+def _client_is_there() -> bool:
+    """Whether the client of the current request still holds its connection open."""
+    connection = request.environ.get("gunicorn.socket")
+    if type(connection) is not socket.socket:
+        return True
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

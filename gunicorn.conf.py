@@ -1,0 +1,1 @@
+from app.gunicorn_conf import *  # noqa: F403

@@ -1,0 +1,196 @@
+"""The models directory: names, locks, staging, and publication in one step."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from app import storage as storage_module
+from app.archive import Archive, Limits
+from app.storage import Busy, NameNotAllowed, NoSpace, NoSuchModel, Storage, name_of_upload
+from tests.conftest import litter
+from tests.gguf_files import write_zip
+
+
+@pytest.fixture
+def storage(models_dir: Path) -> Storage:
+    storage = Storage(models_dir)
+    storage.prepare()
+    return storage
+
+
+def say_nothing(action: str, details: dict[str, object], done: float | None = None) -> None:
+    pass
+
+
+def publish(storage: Storage, name: str, members: dict[str, bytes], task: str = "a-task") -> None:
+    with storage.staging(task) as staging:
+        staging.hold(name)
+        write_zip(staging.upload, members)  # type: ignore[arg-type]
+        with Archive(staging.upload, Limits()) as archive:
+            staging.extract(archive, {}, say_nothing)
+        staging.publish(name)
+
+
+@pytest.mark.parametrize("name", ["a", "my model", "llama3.2-1b", "模型", "x" * 200])
+def test_names_that_are_taken(name: str) -> None:
+    assert name_of_upload(f"{name}.zip") == name_of_upload(f"{name}.ZIP") == name
+
+
+@pytest.mark.parametrize(
+    "filename",
+    ["", "zip", ".zip", "..zip", ".a.zip", "a/b.zip", "../a.zip", "a\\b.zip", "a\n.zip"]
+    + ["a\0.zip", "\udc80.zip", "a\u2028.zip", "a.tar", "x" * 201 + ".zip"],  # noqa: RUF005
+)
+def test_names_that_are_refused(filename: str) -> None:
+    with pytest.raises(NameNotAllowed):
+        name_of_upload(filename)
+
+
+def test_digests_are_computed_while_writing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(storage, "m", {"base.gguf": b"weights", "sub/config.json": b"{}"})
+    monkeypatch.setattr(storage_module, "hash_file", None)
+    model = storage.model("m")
+    assert list(model.files()) == ["base.gguf", "sub/config.json"]
+    assert model.digests(["base.gguf"], say_nothing) == {
+        "base.gguf": hashlib.sha256(b"weights").hexdigest()
+    }
+
+
+def test_a_folder_put_by_hand_is_hashed_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = storage.folder / "by hand" / "base.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    digest = {"base.gguf": hashlib.sha256(b"weights").hexdigest()}
+    assert storage.model("by hand").digests(["base.gguf"], say_nothing) == digest
+    with monkeypatch.context() as patched:
+        patched.setattr(storage_module, "hash_file", None)
+        assert storage.model("by hand").digests(["base.gguf"], say_nothing) == digest
+    path.write_bytes(b"others!")
+    os.utime(path, (1, 1))
+    assert storage.model("by hand").digests(["base.gguf"], say_nothing) != digest
+
+
+@pytest.mark.parametrize("filesystem_swaps", [True, False])
+def test_replacing_leaves_the_new_model_alone(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, filesystem_swaps: bool
+) -> None:
+    if not filesystem_swaps:
+        monkeypatch.setattr(storage_module, "_exchange", lambda one, other: False)
+    publish(storage, "m", {"old.gguf": b"old", "both.gguf": b"old"})
+    publish(storage, "m", {"new.gguf": b"new", "both.gguf": b"new"})
+    files = storage.model("m").files()
+    assert {name: path.read_bytes() for name, path in files.items()} == {
+        "both.gguf": b"new",
+        "new.gguf": b"new",
+    }
+    assert storage.names() == ["m"]
+    assert not litter(storage.folder)
+
+
+def test_readers_see_the_old_or_the_new_model_whole(storage: Storage) -> None:
+    versions = [
+        {f"{name}.gguf": bytes([name]) * 10 for name in range(start, 9)} for start in (1, 5)
+    ]
+    publish(storage, "m", versions[0])
+    stop = threading.Event()
+    seen = []
+
+    def replace() -> None:
+        for number in range(40):
+            publish(storage, "m", versions[number % 2], f"task-{number}")
+        stop.set()
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    while not stop.is_set():
+        folder = os.open(storage.folder / "m", os.O_RDONLY)
+        try:
+            names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+            # A folder that has been replaced by now may have been under removal already.
+            if os.path.samestat(os.fstat(folder), os.stat(storage.folder / "m")):
+                seen.append(names)
+        finally:
+            os.close(folder)
+    thread.join()
+    assert seen
+    assert [names for names in seen if names not in map(sorted, versions)] == []
+
+
+def test_a_file_in_the_way_is_left_alone(storage: Storage) -> None:
+    (storage.folder / "m").write_text("mine")
+    with pytest.raises(NameNotAllowed, match="is a file"):
+        publish(storage, "m", {"a.gguf": b"a"})
+    assert (storage.folder / "m").read_text() == "mine"
+    assert not litter(storage.folder)
+
+
+def test_a_linked_folder_is_a_model_and_its_target_survives_deletion(
+    storage: Storage, tmp_path: Path
+) -> None:
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "base.gguf").write_bytes(b"weights")
+    (storage.folder / "linked").symlink_to(target)
+    assert list(storage.model("linked").files()) == ["base.gguf"]
+    with storage.staging("a-task") as staging:
+        storage.remove("linked", staging)
+    assert storage.names() == []
+    assert (target / "base.gguf").read_bytes() == b"weights"
+
+
+def test_a_held_model_names_its_holder(storage: Storage) -> None:
+    with (
+        storage.hold("m", "first"),
+        storage.hold("other", "second"),
+        pytest.raises(Busy, match="Task first is working on model 'm'"),
+        storage.hold("m", "third"),
+    ):
+        pass
+    with storage.hold("m", "fourth"):
+        pass
+    assert not litter(storage.folder)
+
+
+def test_staging_is_removed_whatever_happens(storage: Storage) -> None:
+    with pytest.raises(RuntimeError), storage.staging("a-task") as staging:
+        staging.hold("m")
+        staging.receive().write(b"half")
+        raise RuntimeError
+    assert not litter(storage.folder)
+
+
+def test_sweeping_spares_the_living(storage: Storage) -> None:
+    dead = storage.folder / ".model-handler" / "staging" / "dead"
+    (dead / "model").mkdir(parents=True)
+    (storage.folder / ".model-handler" / "locks" / "dead").touch()
+    with storage.staging("alive") as staging:
+        staging.hold("m")
+        Storage(storage.folder).prepare()
+        assert sorted(litter(storage.folder)) == ["locks/m", "staging/alive"]
+    assert not litter(storage.folder)
+
+
+def test_a_model_taken_away_by_a_killed_replacement_comes_back(storage: Storage) -> None:
+    replaced = storage.folder / ".model-handler" / "staging" / "dead" / "replaced" / "m"
+    replaced.mkdir(parents=True)
+    (replaced / "base.gguf").write_bytes(b"old")
+    storage.prepare()
+    assert (storage.model("m").folder / "base.gguf").read_bytes() == b"old"
+    assert not litter(storage.folder)
+
+
+def test_what_there_is_no_space_for(storage: Storage) -> None:
+    with pytest.raises(NoSpace, match="This upload needs"):
+        storage.require_space(2**60, "This upload")
+
+
+def test_no_such_model(storage: Storage) -> None:
+    with pytest.raises(NoSuchModel):
+        storage.model("nope")
