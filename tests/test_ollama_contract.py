@@ -159,8 +159,8 @@ def no_adapters(ollama_server: Server) -> None:
         pytest.skip("the server's probe says that it takes adapters")
 
 
-def from_lines(modelfile: str) -> list[str]:
-    """The instructions FROM and ADAPTER of a Modelfile, with the digests they end in."""
+def sources(modelfile: str) -> list[str]:
+    """The instructions of a Modelfile that name a blob, in order."""
     return re.findall(r"^(FROM|ADAPTER) .*sha256-[0-9a-f]{64}$", modelfile, re.MULTILINE)
 
 
@@ -235,7 +235,7 @@ def test_create_from_files(ollama_server: Server, contents: Contents) -> None:
     assert lines[0] == PARSING
     assert lines[-2:] == [WRITING, SUCCESS]
     assert all(line.keys() == {"status"} for line in lines)
-    assert from_lines(ollama_server.show(name)["modelfile"]) == ["FROM"]
+    assert sources(ollama_server.show(name)["modelfile"]) == ["FROM"]
     assert f"{name}:latest" in ollama_server.listed()
 
 
@@ -333,7 +333,7 @@ def test_create_with_base_and_adapter(
     assert lines[:2] == [PARSING, PARSING]
     assert lines[-1] == SUCCESS
     modelfile = ollama_server.show(name)["modelfile"]
-    assert from_lines(modelfile) == ["FROM", "ADAPTER"]
+    assert sources(modelfile) == ["FROM", "ADAPTER"]
     assert digest_of(contents.adapter).replace(":", "-") in modelfile
 
 
@@ -344,10 +344,10 @@ def test_create_from_a_model_with_an_adapter(
     adapted = ollama_server.create(
         **{"from": base, "adapters": {"a.gguf": ollama_server.push(contents.adapter)}}
     )
-    assert from_lines(ollama_server.show(adapted)["modelfile"]) == ["FROM", "ADAPTER"]
+    assert sources(ollama_server.show(adapted)["modelfile"]) == ["FROM", "ADAPTER"]
     other = {"b.gguf": ollama_server.push(contents.other_adapter)}
     twice = ollama_server.create(**{"from": adapted, "adapters": other})
-    assert from_lines(ollama_server.show(twice)["modelfile"]) == ["FROM", "ADAPTER", "ADAPTER"]
+    assert sources(ollama_server.show(twice)["modelfile"]) == ["FROM", "ADAPTER", "ADAPTER"]
 
 
 def test_create_accepts_adapters_that_cannot_work(
@@ -380,7 +380,10 @@ def test_create_fails_for_adapters(
         f"{name}.gguf": ABSENT if name == "absent" else ollama_server.push(getattr(contents, name))
         for name in names
     }
-    body = {"files": {"b.gguf": ollama_server.push(contents.base)}, "adapters": given}
+    body: dict[str, Any] = {
+        "files": {"b.gguf": ollama_server.push(contents.base)},
+        "adapters": given,
+    }
     assert re.fullmatch(error, ollama_server.lines(**body)[-1]["error"])
     body |= {"model": ollama_server.new_name(), "stream": False}
     response = ollama_server.ask("POST", "/api/create", json=body)
@@ -579,7 +582,7 @@ def test_deleting_a_model_keeps_what_another_uses(
     files = {"base.gguf": ollama_server.push(contents.base)}
     first, second = (ollama_server.create(files=files) for _ in range(2))
     ollama_server.ask("DELETE", "/api/delete", json={"model": first})
-    assert from_lines(ollama_server.show(second)["modelfile"]) == ["FROM"]
+    assert sources(ollama_server.show(second)["modelfile"]) == ["FROM"]
     assert ollama_server.ask("HEAD", f"/api/blobs/{files['base.gguf']}").status_code == 200
 
 

@@ -102,9 +102,11 @@ class Creation:
             case "safetensors" if base is None:
                 layer, header = yield from convert_model(self.store, self.behaviour, files)
                 return [Part(layer, header, is_own=True, is_converted=True)]
+            case "safetensors" if not any(part.header for part in base or []):
+                raise CreateError("no base model was found")
             case "safetensors":
-                header = next(part.header for part in base or [] if part.header)
-                layer, header = yield from convert_adapter(self.store, files, header)
+                bases = [part.header for part in base or [] if part.header]
+                layer, header = yield from convert_adapter(self.store, files, bases[0])
                 return [Part(layer, header, is_own=True, is_converted=True)]
             case "gguf" if base is not None and len(files) > 1:
                 raise CreateError("only one adapter is currently supported", 400)

@@ -14,6 +14,11 @@ class Recorded:
     json: Any = None
     body_bytes: int = 0
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it only asks if adapters are taken: gates and faults let it pass."""
+        return isinstance(self.json, dict) and self.json.get("model") == "!"
+
 
 @dataclass
 class Gate:
@@ -108,4 +113,6 @@ class Script:
 
 
 def _is_for(plan: Gate | Fault, request: Recorded) -> bool:
+    if request.is_probe:
+        return False
     return request.path.startswith(plan.path) and plan.method in (None, request.method)

@@ -127,7 +127,7 @@ class Header:
     def alignment(self) -> int:
         """What tensor data is aligned to, in bytes."""
         alignment = self.values.get("general.alignment", 32)
-        return alignment if isinstance(alignment, int) else 32
+        return alignment if isinstance(alignment, int) and alignment >= 0 else 32
 
     def of_architecture(self, key: str) -> Any:
         """The value of `<architecture>.<key>`, or None."""

@@ -1,50 +1,40 @@
-"""One connection of the stand-in: Ollama's routes, status codes, headers and streams."""
+"""One connection of the stand-in: Ollama's routes and what each answers."""
 
 import socket
 import struct
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from . import go_json
 from .access import is_host_allowed, is_origin_allowed
-from .body import Body
 from .create import CreateError, Creation
 from .create_request import BadRequest, CreateRequest, decode
 from .faults import Fault, Recorded
 from .names import Name
 from .store import DigestError
+from .wire import BARE_JSON, JSON, TEXT, Wire
 
 if TYPE_CHECKING:
     from .server import Server
 
-JSON = "application/json; charset=utf-8"
-BARE_JSON = "application/json"
-NDJSON = "application/x-ndjson"
-TEXT = "text/plain; charset=utf-8"
-
 _BLOBS = "/api/blobs/"
 _BODY_LIMIT = 64 << 20
-_LONGEST_WITH_LENGTH = 2048  # Go's server sends longer bodies in chunks
-_DRAINED = 256 << 10  # and reads this much of a body that no handler read
+_PIECE = 64 << 10
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Wire):
     """Answers the requests of one connection."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: "Server"
-    body: Body
     content: bytes
     recorded: Recorded
 
     def handle_request(self) -> None:
         """Record, hold, then fail as told or answer."""
         path = unquote(urlsplit(self.path).path)
-        self.body = Body(self.rfile, self.headers, super().handle_expect_100)  # type: ignore[arg-type]
+        self.open_body()
         self.recorded = Recorded(self.command, path)
         self.content = b"" if path.startswith(_BLOBS) else self.body.read_all(_BODY_LIMIT)
         self.recorded.body_bytes = len(self.content)
@@ -61,16 +51,13 @@ class Handler(BaseHTTPRequestHandler):
         elif self._is_allowed():
             self._route(path)
         else:
-            self._send(HTTPStatus.FORBIDDEN)
+            self.send(HTTPStatus.FORBIDDEN)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_request
 
-    def handle_expect_100(self) -> bool:
-        """Leave "100 Continue" to the first read of the body, as Go does."""
-        return True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+    def linger(self) -> None:
+        """Let the answer land before the connection is closed."""
+        self.server.linger_at_end(self.connection)
 
     def _is_allowed(self) -> bool:
         host = self.headers.get("Host", "")
@@ -80,40 +67,40 @@ class Handler(BaseHTTPRequestHandler):
         is_blob = path.startswith(_BLOBS) and "/" not in path.removeprefix(_BLOBS)
         methods = _ROUTES.get(_BLOBS if is_blob else path)
         if methods is None:
-            self._send(HTTPStatus.NOT_FOUND, b"404 page not found", "text/plain")
+            self.send(HTTPStatus.NOT_FOUND, b"404 page not found", "text/plain")
             return
         if self.command not in methods:
-            self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"405 method not allowed", "text/plain")
+            self.send(HTTPStatus.METHOD_NOT_ALLOWED, b"405 method not allowed", "text/plain")
             return
         try:
             methods[self.command](self)
         except BadRequest as error:
-            self._send_error(HTTPStatus.BAD_REQUEST, str(error))
+            self.refuse(HTTPStatus.BAD_REQUEST, str(error))
 
     def root(self) -> None:
-        self._send(HTTPStatus.OK, b"Ollama is running", TEXT)
+        self.send(HTTPStatus.OK, b"Ollama is running", TEXT)
 
     def version(self) -> None:
-        self._send_json({"version": self.server.behaviour.version})
+        self.send_json({"version": self.server.behaviour.version})
 
     def head_blob(self) -> None:
         digest = self._digest()
         if self.server.store.blob_path(digest).exists():
-            self._send(HTTPStatus.OK)
+            self.send(HTTPStatus.OK)
         else:
-            self._send_error(HTTPStatus.NOT_FOUND, f'blob "{digest}" not found')
+            self.refuse(HTTPStatus.NOT_FOUND, f'blob "{digest}" not found')
 
     def post_blob(self) -> None:
         digest = self._digest()
         if self.server.store.blob_path(digest).exists():
-            self._send(HTTPStatus.OK)
+            self.send(HTTPStatus.OK)
             return
         stored = self.server.store.add(self._read_counted)
         if stored.digest == digest:
-            self._send(HTTPStatus.CREATED)
+            self.send(HTTPStatus.CREATED)
         else:
             mismatch = f'digest mismatch, expected "{digest}", got "{stored.digest}"'
-            self._send_error(HTTPStatus.BAD_REQUEST, mismatch)
+            self.refuse(HTTPStatus.BAD_REQUEST, mismatch)
 
     def create(self) -> None:
         try:
@@ -126,9 +113,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             for last in lines:
                 if first is None and request.stream:
-                    self._start_stream()
+                    self.start_stream()
                 if request.stream:
-                    self._send_line(go_json.encode(last) + b"\n")
+                    self.send_line(go_json.encode(last) + b"\n")
                 if first is None:
                     first = last
                     self._hold()
@@ -136,26 +123,26 @@ class Handler(BaseHTTPRequestHandler):
             self._fail_create(error, is_streaming=request.stream, is_started=first is not None)
             return
         if request.stream:
-            self._end_stream()
+            self.end_stream()
         else:
-            self._send_json(last, content_type=BARE_JSON)
+            self.send_json(last, content_type=BARE_JSON)
 
     def _fail_create(self, error: CreateError, *, is_streaming: bool, is_started: bool) -> None:
         line = go_json.encode({"error": str(error)})
         if not is_started:
             self._hold()
         if is_streaming and is_started:
-            self._send_line(line + b"\n")
-            self._end_stream()
+            self.send_line(line + b"\n")
+            self.end_stream()
         elif is_streaming:
-            self._start_stream(error.status, BARE_JSON)
-            self._send_line(line)
-            self._end_stream()
+            self.start_stream(error.status, BARE_JSON)
+            self.send_line(line)
+            self.end_stream()
         else:
-            self._send(error.status, line, BARE_JSON)
+            self.send(error.status, line, BARE_JSON)
 
     def tags(self) -> None:
-        self._send_json({"models": self.server.models.listed()})
+        self.send_json({"models": self.server.models.listed()})
 
     def v1_models(self) -> None:
         data = [
@@ -167,10 +154,10 @@ class Handler(BaseHTTPRequestHandler):
             }
             for name, manifest in self.server.store.models()
         ]
-        self._send_json({"object": "list", "data": data or None}, content_type=BARE_JSON)
+        self.send_json({"object": "list", "data": data or None}, content_type=BARE_JSON)
 
     def ps(self) -> None:
-        self._send_json({"models": []})
+        self.send_json({"models": []})
 
     def show(self) -> None:
         given = self._given_name()
@@ -182,10 +169,10 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest("invalid model name")
         if not name.valid:
             full = f"{name.host}/{name.namespace}/{name.model}:{name.tag}"
-            self._send_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"unqualified name: {full}")
+            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"unqualified name: {full}")
             return
         try:
-            self._send_json(self.server.models.shown(name))
+            self.send_json(self.server.models.shown(name))
         except FileNotFoundError:
             self._send_absent(name.shortest if is_resolved else given)
 
@@ -200,9 +187,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.server.store.copy(*names)
         except FileNotFoundError:
-            self._send_error(HTTPStatus.NOT_FOUND, f'model "{fields["source"]}" not found')
+            self.refuse(HTTPStatus.NOT_FOUND, f'model "{fields["source"]}" not found')
             return
-        self._send(HTTPStatus.OK)
+        self.send(HTTPStatus.OK)
 
     def delete(self) -> None:
         given = self._given_name()
@@ -214,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         except FileNotFoundError:
             self._send_absent(given)
             return
-        self._send(HTTPStatus.OK)
+        self.send(HTTPStatus.OK)
 
     def generate(self) -> None:
         self._answer("response", str(self._fields().get("prompt") or ""))
@@ -233,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if not self.server.models.can_run(manifest):
             failure = "llama runner process has terminated: exit status 2"
-            self._send_error(HTTPStatus.INTERNAL_SERVER_ERROR, failure)
+            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, failure)
             return
         lines = list(self.server.models.answer(given, key, text))
         if self._fields().get("stream") is not False:
@@ -245,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
             whole["message"] = {"role": "assistant", "content": said}
         else:
             whole["response"] = "".join(line["response"] for line in lines)
-        self._send_json(whole)
+        self.send_json(whole)
 
     def _digest(self) -> str:
         digest = self.recorded.path.removeprefix(_BLOBS)
@@ -279,75 +266,30 @@ class Handler(BaseHTTPRequestHandler):
         if not fault.reset:
             if is_create:
                 self._hold()
-            self._send(fault.status, fault.body, JSON if fault.body else None)
+            while self._read_counted(_PIECE):
+                pass
+            self.send(fault.status, fault.body, JSON if fault.body else None)
             return
         if is_create:
-            self._start_stream()
-            self._send_line(b'{"status":"parsing GGUF"}\n')
+            self.start_stream()
+            self.send_line(b'{"status":"parsing GGUF"}\n')
             self._hold()
         elif self.body.left != 0:
-            self._read_counted(_LONGEST_WITH_LENGTH)
+            self._read_counted(_PIECE)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.server.reset_at_end(self.connection)
         self.close_connection = True
 
     def _send_absent(self, model: str) -> None:
-        self._send_error(HTTPStatus.NOT_FOUND, f"model '{model}' not found")
-
-    def _send_error(self, status: int, message: str) -> None:
-        self._send(status, go_json.encode({"error": message}), JSON)
-
-    def _send_json(self, value: Any, content_type: str = JSON) -> None:
-        self._send(HTTPStatus.OK, go_json.encode(value), content_type)
-
-    def _send(self, status: int, content: bytes = b"", content_type: str | None = None) -> None:
-        if len(content) > _LONGEST_WITH_LENGTH:
-            self._start_stream(status, content_type)
-            self._send_line(content)
-            self._end_stream()
-            return
-        self._start(status, content_type)
-        if self.command != "HEAD" or content:
-            self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def _start(self, status: int, content_type: str | None) -> None:
-        left = self.body.left
-        if left is not None and left <= _DRAINED:
-            while self.body.read(_DRAINED):
-                pass
-        else:
-            self.close_connection = True
-            self.server.linger_at_end(self.connection)
-        self.send_response_only(status)
-        if content_type:
-            self.send_header("Content-Type", content_type)
-        self.send_header("Date", self.date_time_string())
-        if self.close_connection:
-            self.send_header("Connection", "close")
-
-    def _start_stream(self, status: int = 200, content_type: str | None = NDJSON) -> None:
-        self._start(status, content_type)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-
-    def _send_line(self, line: bytes) -> None:
-        if self.command != "HEAD" and line:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
-
-    def _end_stream(self) -> None:
-        if self.command != "HEAD":
-            self.wfile.write(b"0\r\n\r\n")
+        self.refuse(HTTPStatus.NOT_FOUND, f"model '{model}' not found")
 
     def _stream(self, lines: Iterable[bytes]) -> None:
-        self._start_stream()
+        self.start_stream()
         for index, line in enumerate(lines):
-            self._send_line(line)
+            self.send_line(line)
             if not index and self.recorded.path == "/api/create":
                 self._hold()
-        self._end_stream()
+        self.end_stream()
 
 
 _Answer = Callable[[Handler], None]

@@ -32,6 +32,7 @@ class Part:
 
 
 def media_type(header: Header) -> str:
+    """What kind of layer a GGUF becomes."""
     if header.kind == "adapter":
         return store.ADAPTER
     has_vision_alone = header.of_architecture("vision.block_count") and not header.of_architecture(
@@ -46,36 +47,47 @@ def with_shards_joined(parts: list[Part]) -> list[Part]:
     """Put the shards of one model under their first. Raises PartError where one is absent."""
     joined, groups = [], dict[str, list[Part]]()
     for part in parts:
-        assert part.header is not None
-        values, name = part.header.values, Path(part.layer.origin).name
-        count = values.get("split.count", part.header.of_architecture("split.count")) or 0
+        count = _split_value(part, "split.count")
         if count <= 1:
             joined.append(part)
             continue
-        match = _SHARD_NAME.fullmatch(name)
-        if not match:
-            raise PartError(f'split GGUF "{name}" must use llama.cpp split filename pattern')
-        number = values.get("split.no", part.header.of_architecture("split.no"))
-        if int(match[3]) != count:
-            raise PartError(
-                f'split GGUF "{name}" filename count {int(match[3])} does not match metadata'
-                f" count {count}"
-            )
-        if number != int(match[2]) - 1:
-            raise PartError(
-                f'split GGUF "{name}" filename index {int(match[2]) - 1} does not match metadata'
-                f" index {number}"
-            )
-        groups.setdefault(match[1], []).append(part)
-        if len(groups[match[1]]) == count:
-            joined.append(replace(groups[match[1]][0], shards=groups.pop(match[1])))
+        prefix = _checked_prefix(part, count)
+        shards = groups.setdefault(prefix, [])
+        shards.append(part)
+        if len(shards) == count:
+            joined.append(replace(shards[0], shards=groups.pop(prefix)))
     for shards in groups.values():
-        first, header = shards[0], shards[0].header
-        count = header.values.get("split.count") if header else None
         raise PartError(
-            f'split GGUF "{first.layer.origin}" has {len(shards)} shards, expected {count}'
+            f'split GGUF "{shards[0].layer.origin}" has {len(shards)} shards, expected'
+            f" {_split_value(shards[0], 'split.count')}"
         )
     return joined
+
+
+def _split_value(part: Part, key: str) -> int:
+    """The number under `key` or `<architecture>.<key>`, -1 if there is none."""
+    values = (part.header.values.get(key), part.header.of_architecture(key)) if part.header else ()
+    return next((value for value in values if isinstance(value, int)), -1)
+
+
+def _checked_prefix(part: Part, count: int) -> str:
+    """What the names of a model's shards begin with; PartError if name and metadata differ."""
+    name, number = Path(part.layer.origin).name, _split_value(part, "split.no")
+    match = _SHARD_NAME.fullmatch(name)
+    if not match:
+        raise PartError(f'split GGUF "{name}" must use llama.cpp split filename pattern')
+    if number < 0:
+        raise PartError(f'split GGUF "{name}" is missing split.no metadata')
+    for what, named, stored in (
+        ("count", int(match[3]), count),
+        ("index", int(match[2]) - 1, number),
+    ):
+        if named != stored:
+            raise PartError(
+                f'split GGUF "{name}" filename {what} {named} does not match metadata {what}'
+                f" {stored}"
+            )
+    return match[1]
 
 
 def human_number(count: int) -> str:

@@ -197,6 +197,16 @@ def test_next_create_is_cut_off_after_its_first_line(server: Standin) -> None:
             next(lines)
 
 
+@pytest.mark.parametrize(
+    ("server", "status"), [("0.12.11", 404), ("0.32.15", 200)], indirect=["server"]
+)
+def test_pushed_blob_goes_with_its_last_model(server: Standin, base: bytes, status: int) -> None:
+    digest = push(server, base)
+    create(server, files={"x.gguf": digest})
+    requests.delete(f"{server.url}/api/delete", json={"model": "m"}, timeout=30)
+    assert requests.head(f"{server.url}/api/blobs/{digest}", timeout=30).status_code == status
+
+
 def test_models_outlive_the_server(tmp_path: Path, base: bytes) -> None:
     with Standin(tmp_path) as server:
         create(server, files={"x.gguf": push(server, base)})
