@@ -1,0 +1,61 @@
+"""model handler: from a zip of a fine-tuned model to a model on an Ollama server."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from app import config as settings
+from app.archive import Limits
+from app.deploy import Service
+from app.modelfile_templates import Templates
+from app.ollama import Ollama
+from app.storage import Storage
+from app.tasks import TaskLog
+from app.views import health, models, pages, tasks
+from app.views.access import require_key
+from app.views.failures import register_failures
+from app.views.upload import UploadRequest
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The application: settings from the environment, overridden by `config`.
+
+    Makes the models directory where it isn't there, and removes what killed tasks left in it.
+    Raises config.SettingError for a setting that can't be read.
+    """
+    app = Flask("app", template_folder=str(data_folder("templates")), static_folder=None)
+    app.request_class = UploadRequest
+    app.url_map.strict_slashes = False
+    app.config.from_mapping(settings.from_environ(os.environ))
+    app.config.from_mapping(config or {})
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_UPLOAD_BYTES"]
+
+    storage = Storage(Path(app.config["MODELS_DIR"]))
+    storage.prepare()
+    owners = app.config["MODELFILES_DIR"]
+    folders = [Path(owners)] if owners else []
+    app.extensions["service"] = Service(
+        storage=storage,
+        tasks=TaskLog(storage.state_folder / "tasks"),
+        templates=Templates(*folders, data_folder("modelfiles")),
+        limits=Limits(entries=app.config["MAX_ENTRIES"]),
+        connect=lambda: Ollama(
+            app.config["OLLAMA_HOST"], app.config["CONNECT_TIMEOUT"], app.config["SILENCE_TIMEOUT"]
+        ),
+    )
+    app.before_request(require_key)
+    register_failures(app)
+    for blueprint in (models.blueprint, pages.blueprint, health.blueprint, tasks.blueprint):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def data_folder(name: str) -> Path:
+    """The folder `name` of files that come along: inside the installed package, or beside it in a
+    checkout."""
+    package = Path(__file__).parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from app import ollama
@@ -21,6 +22,7 @@ from app.report import report
 from app.requested import Options
 from app.selection import Selection, select
 from app.storage import Model, Staging, Storage
+from app.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."
 FAILED_CREATE = "Failed create model"
@@ -69,6 +71,7 @@ class Service:
     """What the work is done with."""
 
     storage: Storage
+    tasks: TaskLog
     templates: Templates
     limits: Limits
     connect: Callable[[], Ollama]
@@ -225,10 +228,10 @@ def _report_status(report: Report, name: str, status: dict[str, Any]) -> None:
 
 
 def _files(model: Model) -> list[Source]:
-    return [
-        Source(name, path.stat().st_size, partial(path.open, "rb"))
-        for name, path in model.files().items()
-    ]
+    def source(name: str, path: Path) -> Source:
+        return Source(name, path.stat().st_size, lambda: path.open("rb"))
+
+    return [source(name, path) for name, path in model.files().items()]
 
 
 def _entries(archive: Archive) -> list[Source]:

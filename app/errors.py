@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from werkzeug.exceptions import HTTPException
 
-from app import archive, contents, modelfile, ollama, requested, storage
+from app import archive, contents, modelfile, ollama, requested, storage, tasks
 
 STATUS: dict[type[Exception], int] = {
     requested.BadRequest: 400,
@@ -13,6 +13,7 @@ STATUS: dict[type[Exception], int] = {
     ollama.InvalidName: 400,
     modelfile.ModelfileError: 400,
     storage.NoSuchModel: 404,
+    tasks.NoSuchTask: 404,
     storage.Busy: 409,
     ollama.NameTaken: 409,
     archive.ArchiveError: 422,

@@ -171,8 +171,9 @@ class Storage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._staging = folder / STATE_FOLDER / "staging"
-        self._locks = folder / STATE_FOLDER / "locks"
+        self.state_folder = folder / STATE_FOLDER
+        self._staging = self.state_folder / "staging"
+        self._locks = self.state_folder / "locks"
 
     def prepare(self) -> None:
         """Make the folders, and remove what killed tasks have left in staging."""

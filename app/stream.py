@@ -5,14 +5,16 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any
 from uuid import uuid4
 
-from flask import Response, request, stream_with_context
+from flask import Response, current_app, request, stream_with_context
 
 from app.errors import Failure, describe
 from app.lines import Line, Steps, Task
+from app.tasks import TaskLog
 
 HEARTBEAT_SECONDS = 9.0
 MEDIA_TYPE = "application/x-ndjson"
@@ -21,20 +23,21 @@ log = logging.getLogger(__name__)
 
 
 def streamed(
-    failure: str, ratio_key: str = "progress_ratio"
+    failure: str, ratio_key: str = "progress_ratio", *, kept: bool = True
 ) -> Callable[[Callable[..., Steps[None]]], Callable[..., Response]]:
     """Make a view of a generator that is given a Task and yields Lines.
 
     What the generator raises before its first line is answered with the HTTP status that
     `errors.STATUS` gives it; after that, it becomes the stream's last line. `failure` is the
-    action of that line until the task's own says otherwise.
+    action of that line until the task's own says otherwise. Where `kept`, the lines can be asked
+    for later, by the task's uuid.
     """
 
     def decorate(view: Callable[..., Steps[None]]) -> Callable[..., Response]:
         @wraps(view)
         def respond(**arguments: Any) -> Response:
             task = Task(str(uuid4()), failure)
-            lines = stream_with_context(_encoded(task, view(task, **arguments), ratio_key))
+            lines = stream_with_context(_encoded(task, view(task, **arguments), ratio_key, kept))
             try:
                 first = next(lines, b"")
             except Exception as error:
@@ -68,31 +71,40 @@ def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _encoded(task: Task, steps: Steps[None], ratio_key: str) -> Iterator[bytes]:
+def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iterator[bytes]:
     """The task's lines as bytes, for as long as its client is there."""
     verbose = request.args.get("verbose", "") not in ("", "0", "false")
     last: Line | None = None
-    sent_at = time.monotonic()
-    try:
-        for step in steps:
-            if not _client_is_there():
-                log.info("task %s: the client has left", task.uuid)
-                return
-            if step is None or (step.verbose and not verbose):
-                if not verbose or last is None or time.monotonic() - sent_at < HEARTBEAT_SECONDS:
-                    continue
-                step = last
-            last, sent_at = step, time.monotonic()
-            details = {**step.details, **step.more} if verbose else step.details
-            yield _encode(task, 200, step.action, ratio_key, step.ratio, details)
-    except Exception as error:
-        if last is None:
-            raise
-        failure = _described(task, error)
-        details = failure.details()
-        yield _encode(task, failure.status, task.failure, ratio_key, last.ratio, details)
-    finally:
-        steps.close()
+    sent_at = started_at = time.monotonic()
+    log.info("task %s: %s %s", task.uuid, request.method, request.path)
+    with ExitStack() as ending:
+        keep = ending.enter_context(_task_log().writer(task.uuid)) if kept else _drop
+        ending.callback(steps.close)
+        try:
+            for step in steps:
+                if not _client_is_there():
+                    log.info("task %s: the client has left", task.uuid)
+                    return
+                if step is None or (step.verbose and not verbose):
+                    silent = time.monotonic() - sent_at
+                    if not verbose or last is None or silent < HEARTBEAT_SECONDS:
+                        continue
+                    step = last
+                last, sent_at = step, time.monotonic()
+                details = {**step.details, **step.more} if verbose else step.details
+                line = _encode(task, 200, step.action, ratio_key, step.ratio, details)
+                if not step.verbose:
+                    keep(line)
+                yield line
+        except Exception as error:
+            failure = _described(task, error)
+            ratio = last.ratio if last else 0
+            line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
+            keep(line)
+            if last is None:
+                raise
+            yield line
+    log.info("task %s: ended after %.3f s", task.uuid, time.monotonic() - started_at)
 
 
 def _encode(
@@ -106,6 +118,15 @@ def _encode(
     }
     line = json.dumps({"status": status, "message": message}, ensure_ascii=False)
     return line.encode(errors="replace") + b"\n"
+
+
+def _drop(line: bytes) -> None:
+    """Keep no line."""
+
+
+def _task_log() -> TaskLog:
+    tasks: TaskLog = current_app.extensions["service"].tasks
+    return tasks
 
 
 def _described(task: Task, error: Exception) -> Failure:

@@ -114,7 +114,8 @@ def make_zips(folder: Path, arch: str) -> Zips:
 def litter(models_dir: Path) -> list[str]:
     """What tasks have left behind in the service's own folder."""
     state = models_dir / ".model-handler"
-    return [str(path.relative_to(state)) for path in state.glob("*/*")]
+    found = [*state.glob("staging/*"), *state.glob("locks/*")]
+    return [str(path.relative_to(state)) for path in found]
 
 
 def show(ollama: str, name: str) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def test_ollama_fails_after_the_first_line(
 def test_unknown_route_and_method_answer_in_the_same_shape(caller: Caller) -> None:
     answer = caller.get("/nowhere")
     assert (answer.status, answer.last["action"]) == (404, "Failed request.")
-    answer = caller.get("/models/create/")
+    answer = caller.send_json("PUT", "/models/create/", {})
     assert (answer.status, answer.last["action"]) == (405, "Failed create model")
     assert "POST" in answer.headers["allow"]
 

@@ -1,16 +1,16 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
-from app.deploy import FAILED_CREATE, FAILED_UPLOAD, Service
+from app.deploy import FAILED_CREATE, FAILED_UPLOAD
 from app.lines import Steps, Task
 from app.requested import BadRequest, options, text
 from app.stream import streamed
+from app.views.answers import json_answer, service
 from app.views.upload import receive
 
 JSON_BYTES = 8 * 2**20
@@ -19,43 +19,24 @@ blueprint = Blueprint("models", __name__, url_prefix="/models")
 
 
 @blueprint.get("/")
-@streamed("Failed get model list.")
+@streamed("Failed get model list.", kept=False)
 def list_models(task: Task) -> Steps[None]:
-    yield from _service().models()
+    yield from service().models()
 
 
 @blueprint.delete("/")
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
-    yield from _service().delete(task, text(_json_object(), "model"))
-
-
-@blueprint.get("/<name>/")
-def report(name: str) -> Response:
-    return _json(_service().report(name))
-
-
-@blueprint.get("/<name>/modelfile")
-def modelfile(name: str) -> Response:
-    text = _service().modelfile(name, options(request.args))
-    return Response(text, mimetype="text/plain")
-
-
-@blueprint.post("/check/")
-def check() -> Response:
-    service = _service()
-    with service.storage.staging(str(uuid4())) as staging:
-        upload, _ = receive(service.storage, staging)
-        return _json(service.check(upload))
+    yield from service().delete(task, text(_json_object(), "model"))
 
 
 @blueprint.post("/upload/")
 @streamed(FAILED_UPLOAD)
 def upload(task: Task) -> Steps[None]:
-    service = _service()
-    with service.storage.staging(task.uuid) as staging:
-        upload, _ = receive(service.storage, staging)
-        yield from service.upload(upload)
+    storage = service().storage
+    with storage.staging(task.uuid) as staging:
+        upload, _ = receive(storage, staging)
+        yield from service().upload(upload)
 
 
 @blueprint.post("/create/")
@@ -63,28 +44,40 @@ def upload(task: Task) -> Steps[None]:
 def create(task: Task) -> Steps[None]:
     fields = _json_object()
     name, new_name = text(fields, "model"), text(fields, "model_name_on_ollama")
-    yield from _service().create(task, name, new_name, options(fields))
+    yield from service().create(task, name, new_name, options(fields))
 
 
 @blueprint.post("/deploy/")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy(task: Task) -> Steps[None]:
-    service = _service()
     with task.failing_as(FAILED_CREATE):
-        service.server()
-    with service.storage.staging(task.uuid) as staging:
-        upload, fields = receive(service.storage, staging)
+        service().server()
+    storage = service().storage
+    with storage.staging(task.uuid) as staging:
+        upload, fields = receive(storage, staging)
         new_name = text(fields, "model_name_on_ollama")
-        yield from service.deploy(task, upload, new_name, options(fields))
+        yield from service().deploy(task, upload, new_name, options(fields))
 
 
-def _service() -> Service:
-    service: Service = current_app.extensions["service"]
-    return service
+@blueprint.post("/check/")
+def check() -> Response:
+    """The report on a zip, which is not kept."""
+    storage = service().storage
+    with storage.staging(str(uuid4())) as staging:
+        upload, _ = receive(storage, staging)
+        return json_answer(service().check(upload))
 
 
-def _json(value: dict[str, Any]) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False) + "\n", mimetype="application/json")
+@blueprint.get("/<name>/")
+def report(name: str) -> Response:
+    """The report on a model."""
+    return json_answer(service().report(name))
+
+
+@blueprint.get("/<name>/modelfile")
+def modelfile(name: str) -> Response:
+    """The model's Modelfile, as `ollama create -f` takes it in the model's folder."""
+    return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
 
 
 def _json_object() -> Mapping[str, Any]:

@@ -22,9 +22,9 @@ class UploadRequest(Request):
     open_file: Callable[[str], BinaryIO] | None = None
     max_form_parts = 50
 
-    def on_json_loading_failure(self, e: ValueError | None) -> Any:
+    def on_json_loading_failed(self, e: ValueError | None) -> Any:
         if e is None:
-            return super().on_json_loading_failure(e)
+            return super().on_json_loading_failed(e)
         raise BadRequest(f"The body isn't JSON: {e}.")
 
     def _get_file_stream(
@@ -62,6 +62,7 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
         received.append(upload)
         return staging.receive()
 
+    assert isinstance(request, UploadRequest)
     request.open_file = open_file
     fields, files = request.form, request.files
     if not received:

@@ -1,0 +1,471 @@
+"""GGUF files, as far as their headers tell; no more is read of them.
+
+The format is that of ggml's docs/gguf.md; where that is silent, what llama.cpp's gguf.cpp takes.
+Whatever the bytes are, reading takes at most HEADER_BYTES of input and ITEMS strings of arrays,
+and stays below 64 MiB of memory.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite, prod
+from pathlib import Path
+from typing import BinaryIO
+
+from app.gguf_types import (
+    ARRAY,
+    FILE_TYPE_IS_GUESSED,
+    FILE_TYPES,
+    SCALARS,
+    STRING,
+    TENSOR_TYPES,
+)
+
+HEADER_BYTES = 256 * 2**20
+BLOCK = 2**18
+ITEMS = 8_000_000
+KEYS = 16_384
+TENSORS = 32_768
+KEPT_TEXT = 2**16
+KEPT_TEXTS = 4 * 2**20
+KEPT_ITEMS = 64
+NAME_BYTES = 256
+
+SPECIAL_TOKENS = frozenset(
+    (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_sep|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "[INST]",
+        "[/INST]",
+        "<|user|>",
+        "<|assistant|>",
+        "<|system|>",
+        "<|end|>",
+    )
+)
+
+_LONGEST_TOKEN = max(map(len, SPECIAL_TOKENS))
+_LOOKS_LIKE = (
+    (b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` and zip again"),
+    (b"PK\x03\x04", "a zip or a PyTorch file; convert the model to GGUF"),
+    (b"\x80\x02", "a Python pickle; convert the model to GGUF"),
+    (b"<!DOCTYPE", "an HTML page; the download went wrong"),
+    (b"<!doctype", "an HTML page; the download went wrong"),
+    (b"<html", "an HTML page; the download went wrong"),
+)
+
+
+class GGUFError(ValueError):
+    """The file can't be used; the message is a sentence that follows the file's name."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array among the metadata; its items are kept only where they are few numbers."""
+
+    type: int
+    length: int
+    items: tuple[int | float | bool, ...] | None
+
+
+Value = int | float | bool | str | Array
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place: `shape` as GGUF has it, fastest-varying dimension first; `offset` in bytes
+    from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A GGUF file's header.
+
+    `size` is the whole file's, in bytes. Texts of `metadata` beyond KEPT_TEXT characters are cut;
+    `metadata_span` is where all key-value pairs begin and end in the file. `special_tokens` are
+    those of SPECIAL_TOKENS in the vocabulary.
+    """
+
+    version: int
+    size: int
+    metadata: Mapping[str, Value]
+    metadata_span: tuple[int, int]
+    tensors: Mapping[str, Tensor]
+    alignment: int
+    data_offset: int
+    special_tokens: frozenset[str]
+
+    @property
+    def declares_kind(self) -> bool:
+        """Whether the metadata says what kind of file this is."""
+        return self.text("general.type") is not None or self.text("adapter.type") is not None
+
+    @property
+    def kind(self) -> str:
+        """`model`, `adapter` or `mmproj`."""
+        declared = self.text("general.type")
+        if declared in ("model", "adapter", "mmproj"):
+            return declared
+        if self.text("adapter.type") or any(name.endswith(".lora_a") for name in self.tensors):
+            return "adapter"
+        return "mmproj" if self.architecture == "clip" else "model"
+
+    @property
+    def architecture(self) -> str | None:
+        return self.text("general.architecture")
+
+    @property
+    def name(self) -> str | None:
+        return self.text("general.name")
+
+    @property
+    def base_model(self) -> str | None:
+        """What an adapter calls its base model."""
+        return self.text("general.base_model.0.name")
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @cached_property
+    def quantization(self) -> str:
+        """As `general.file_type` says, else the type that most of the tensors' bytes have."""
+        declared = self.integer("general.file_type")
+        if declared is not None and declared & ~FILE_TYPE_IS_GUESSED in FILE_TYPES:
+            return FILE_TYPES[declared & ~FILE_TYPE_IS_GUESSED]
+        by_type: dict[int, int] = {}
+        for tensor in self.tensors.values():
+            by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.nbytes
+        if not by_type:
+            return "unknown"
+        return TENSOR_TYPES[max(by_type, key=lambda number: by_type[number])].name
+
+    @property
+    def context_length(self) -> int | None:
+        """In tokens."""
+        return self.integer(f"{self.architecture}.context_length")
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self.text("tokenizer.chat_template"))
+
+    @property
+    def lora_alpha(self) -> float | None:
+        value = self.metadata.get("adapter.lora.alpha")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def shard(self) -> tuple[int, int] | None:
+        """Number (from 0) and count of a shard."""
+        number, count = self.integer("split.no"), self.integer("split.count")
+        return None if number is None or count is None else (number, count)
+
+    def text(self, key: str) -> str | None:
+        """The text under `key`, if there is one."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def integer(self, key: str) -> int | None:
+        """The whole number under `key`, if there is one."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def open_header(path: Path) -> Header:
+    """The header of a file on disk. Raises GGUFError and OSError."""
+    with path.open("rb") as file:
+        return read_header(file, path.stat().st_size)
+
+
+def read_header(stream: BinaryIO, size: int) -> Header:
+    """The header of the file that `stream` reads from its first byte on, forward only.
+
+    `size` is the whole file's, in bytes. Raises GGUFError for a file that llama.cpp wouldn't load,
+    and for one whose header is beyond all reason.
+    """
+    reader = _Reader(stream, size)
+    version = _read_version(reader)
+    tensor_count, key_count = reader.number("Q"), reader.number("Q")
+    if tensor_count > TENSORS or key_count > KEYS:
+        raise GGUFError(f"says that it has {tensor_count} tensors and {key_count} metadata keys")
+    start = reader.position
+    metadata, special_tokens = _read_metadata(reader, key_count)
+    span = (start, reader.position)
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise GGUFError("has a general.alignment that isn't a power of two")
+    infos = [_read_tensor(reader) for _ in range(tensor_count)]
+    data_offset = -(-reader.position // alignment) * alignment
+    tensors = _place(infos, alignment, data_offset, size)
+    if not tensors and "split.count" not in metadata:
+        raise GGUFError("holds no tensors; it may be a vocabulary alone")
+    return Header(
+        version, size, metadata, span, tensors, alignment, data_offset, frozenset(special_tokens)
+    )
+
+
+def check_adapter_fits(base: Sequence[Header], adapter: Header) -> None:
+    """Raise GGUFError unless a LoRA adapter fits the base model (its shards' headers).
+
+    Rank and sides are checked as llama.cpp's llama-adapter.cpp does; of a token embedding, A and B
+    are flipped.
+    """
+    architecture = base[0].architecture
+    if adapter.architecture != architecture:
+        raise GGUFError(f"is for {adapter.architecture}, but the base model is {architecture}")
+    if adapter.lora_alpha is None or not isfinite(adapter.lora_alpha):
+        raise GGUFError("has no usable adapter.lora.alpha; convert the adapter again")
+    tensors = {name: tensor for header in base for name, tensor in header.tensors.items()}
+    for name, tensor in adapter.tensors.items():
+        stem, suffix = name.rpartition(".lora_")[::2]
+        if stem == "" or suffix not in ("a", "b"):
+            raise GGUFError(f"has the tensor {name}, which is no half of a LoRA pair")
+        other = adapter.tensors.get(f"{stem}.lora_{'b' if suffix == 'a' else 'a'}")
+        if other is None:
+            raise GGUFError(f"has {name} without the other half of its pair")
+        if stem not in tensors:
+            raise GGUFError(f"changes {stem}, which the base model doesn't have")
+        if suffix == "a":
+            _check_shapes(tensors[stem], tensor, other)
+
+
+def _check_shapes(base: Tensor, a: Tensor, b: Tensor) -> None:
+    embedding = base.name == "token_embd.weight"
+    if embedding:
+        fits = a.shape[:1] == b.shape[:1] and (*b.shape[1:2], *a.shape[1:]) == base.shape
+    else:
+        fits = a.shape[1:2] == b.shape[:1] and (*a.shape[:1], *b.shape[1:]) == base.shape
+        fits = fits and a.shape[2:] == b.shape[2:]
+    if not fits:
+        raise GGUFError(
+            f"doesn't fit {base.name}: lora_a is {_times(a)} and lora_b {_times(b)}"
+            f" where the base has {_times(base)}"
+        )
+
+
+def _times(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+def _read_version(reader: "_Reader") -> int:
+    if reader.size == 0:
+        raise GGUFError("is empty")
+    start = bytes(reader.take(min(24, reader.size)))
+    if not start.startswith(b"GGUF"):
+        for beginning, what in _LOOKS_LIKE:
+            if start.startswith(beginning):
+                raise GGUFError(f"isn't a GGUF file but {what}")
+        raise GGUFError("isn't a GGUF file: it doesn't begin with GGUF")
+    if len(start) < 24:
+        raise GGUFError("is cut off within its header")
+    reader.back(16)
+    version: int = struct.unpack_from("<I", start, 4)[0]
+    if version in (2, 3):
+        return version
+    if version in (2 << 24, 3 << 24):
+        raise GGUFError("is a big-endian GGUF file; convert the model again, little-endian")
+    raise GGUFError(f"is GGUF version {version}; versions 2 and 3 can be used. Convert it again")
+
+
+def _read_metadata(reader: "_Reader", count: int) -> tuple[dict[str, Value], set[str]]:
+    metadata: dict[str, Value] = {}
+    special_tokens: set[str] = set()
+    for _ in range(count):
+        key = reader.name("metadata key")
+        if key in metadata:
+            raise GGUFError(f"has the metadata key {key} twice")
+        metadata[key] = _read_value(reader, key, special_tokens)
+    return metadata, special_tokens
+
+
+def _read_value(reader: "_Reader", key: str, special_tokens: set[str]) -> Value:
+    kind = reader.number("I")
+    if kind in SCALARS:
+        return reader.scalar(SCALARS[kind])
+    if kind == STRING:
+        return reader.text()
+    if kind != ARRAY:
+        raise GGUFError(f"has a value of unknown type {kind} under {key}")
+    kind, length = reader.number("I"), reader.number("Q")
+    if kind == STRING:
+        wanted = special_tokens if key == "tokenizer.ggml.tokens" else None
+        reader.skip_strings(length, wanted)
+        return Array(kind, length, None)
+    if kind not in SCALARS:
+        raise GGUFError(f"has an array of unknown or nested type {kind} under {key}")
+    code = SCALARS[kind]
+    if length > KEPT_ITEMS:
+        reader.skip(length * struct.calcsize(f"<{code}"))
+        return Array(kind, length, None)
+    return Array(kind, length, tuple(reader.scalar(code) for _ in range(length)))
+
+
+def _read_tensor(reader: "_Reader") -> tuple[str, tuple[int, ...], int, int]:
+    name = reader.name("tensor name")
+    dimensions = reader.number("I")
+    if not 1 <= dimensions <= 4:
+        raise GGUFError(f"has {dimensions} dimensions in {name}; there can be 1 to 4")
+    shape = tuple(reader.number("Q") for _ in range(dimensions))
+    return name, shape, reader.number("I"), reader.number("Q")
+
+
+def _place(
+    infos: Sequence[tuple[str, tuple[int, ...], int, int]], alignment: int, start: int, size: int
+) -> dict[str, Tensor]:
+    """The tensors, each checked to have a place of its own inside the file."""
+    tensors: dict[str, Tensor] = {}
+    for name, shape, number, offset in infos:
+        kind = TENSOR_TYPES.get(number)
+        if kind is None:
+            raise GGUFError(f"has the unknown tensor type {number} in {name}")
+        if name in tensors:
+            raise GGUFError(f"has the tensor {name} twice")
+        elements = prod(shape)
+        if not 0 < elements < 2**63 or shape[0] % kind.block:
+            sides = "x".join(map(str, shape))
+            raise GGUFError(f"has an impossible shape in {name}: {sides} of {kind.name}")
+        if offset % alignment:
+            raise GGUFError(f"has {name} at {offset}, which isn't aligned to {alignment} bytes")
+        tensor = Tensor(name, shape, number, start + offset, elements // kind.block * kind.size)
+        if tensor.offset + tensor.nbytes > size:
+            raise GGUFError(
+                f"is cut off: {name} should end at byte {tensor.offset + tensor.nbytes},"
+                f" but the file has {size}. Copy it again"
+            )
+        tensors[name] = tensor
+    end, last = start, ""
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
+        if tensor.offset < end:
+            raise GGUFError(f"has {tensor.name} overlapping {last}")
+        end, last = tensor.offset + tensor.nbytes, tensor.name
+    return tensors
+
+
+class _Reader:
+    """Reads little-endian values forward through a stream, a block at a time."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.size = size
+        self._stream = stream
+        self._buffer = b""
+        self._at = 0
+        self._before = 0
+        self._kept = 0
+        self._items = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes from the start of the file."""
+        return self._before + self._at
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, which must be few."""
+        self._require(count)
+        while len(self._buffer) - self._at < count:
+            self._fill()
+        self._at += count
+        return self._buffer[self._at - count : self._at]
+
+    def back(self, count: int) -> None:
+        """Give back the last `count` bytes that were taken at once."""
+        self._at -= count
+
+    def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
+        self._require(count)
+        while len(self._buffer) - self._at < count:
+            count -= len(self._buffer) - self._at
+            self._at = len(self._buffer)
+            self._fill()
+        self._at += count
+
+    def number(self, code: str) -> int:
+        """An unsigned integer of struct's type `code`."""
+        value: int = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+        return value
+
+    def scalar(self, code: str) -> int | float | bool:
+        """A number or a truth value of struct's type `code`."""
+        value: int | float | bool
+        value = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+        return value
+
+    def name(self, what: str) -> str:
+        """A short text that must be UTF-8: a key or a tensor's name."""
+        length = self.number("Q")
+        if length > NAME_BYTES:
+            raise GGUFError(f"has a {what} of {length} bytes")
+        try:
+            return self.take(length).decode()
+        except UnicodeDecodeError:
+            raise GGUFError(f"has a {what} that isn't UTF-8") from None
+
+    def text(self) -> str:
+        """A text of any length, cut where it or all of them are too long to keep."""
+        length = self.number("Q")
+        kept = min(length, KEPT_TEXT, KEPT_TEXTS - self._kept)
+        self._require(length)
+        value = self.take(kept).decode(errors="replace")
+        self.skip(length - kept)
+        self._kept += kept
+        return value
+
+    def skip_strings(self, count: int, wanted: set[str] | None) -> None:
+        """Pass over `count` texts; those of SPECIAL_TOKENS among them go into `wanted`."""
+        self._items += count
+        if self._items > ITEMS:
+            raise GGUFError(f"has more than {ITEMS} texts in its metadata")
+        self._require(8 * count)
+        unpack, size = struct.Struct("<Q").unpack_from, 8
+        for _ in range(count):
+            at = self._at
+            if at + size > len(self._buffer):
+                self.take(size)
+                at = self._at - size
+            length: int = unpack(self._buffer, at)[0]
+            end = at + size + length
+            if end > len(self._buffer):
+                self._at = at + size
+                if length <= _LONGEST_TOKEN:
+                    token = self.take(length)
+                else:
+                    self.skip(length)
+                    continue
+            else:
+                self._at = end
+                if wanted is None or length > _LONGEST_TOKEN:
+                    continue
+                token = self._buffer[at + size : end]
+            if wanted is not None and (text := token.decode(errors="replace")) in SPECIAL_TOKENS:
+                wanted.add(text)
+
+    def _require(self, count: int) -> None:
+        if count > self.size - self.position:
+            raise GGUFError("is cut off within its header")
+        if self.position + count > HEADER_BYTES:
+            raise GGUFError(f"has a header of more than {HEADER_BYTES} bytes")
+
+    def _fill(self) -> None:
+        block = self._stream.read(BLOCK)
+        if not block:
+            raise GGUFError("is cut off within its header")
+        self._before += self._at
+        self._buffer = self._buffer[self._at :] + block
+        self._at = 0

@@ -1,0 +1,187 @@
+"""safetensors files, as far as their headers tell, and PEFT's adapter_config.json.
+
+The format is that of the safetensors README. Its reference implementation takes headers of up to
+100 MB; here HEADER_BYTES, room for some 50,000 tensors, bound what the JSON can take of memory.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+HEADER_BYTES = 8 * 2**20
+DTYPE_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+
+class SafetensorsError(ValueError):
+    """The file can't be used; the message is a sentence that follows the file's name."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place: `shape` row-major, `offset` in bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors file's header; `size` is the whole file's, in bytes."""
+
+    size: int
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(prod(tensor.shape) for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What a PEFT adapter says of itself (peft's LoraConfig); patterns go by a module's name."""
+
+    peft_type: str
+    r: int
+    lora_alpha: float
+    base_model_name_or_path: str | None
+    use_rslora: bool
+    use_dora: bool
+    fan_in_fan_out: bool
+    bias: str
+    modules_to_save: tuple[str, ...]
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+
+def open_header(path: Path) -> Header:
+    """The header of a file on disk. Raises SafetensorsError and OSError."""
+    with path.open("rb") as file:
+        return read_header(file, path.stat().st_size)
+
+
+def read_header(stream: BinaryIO, size: int) -> Header:
+    """The header of the file that `stream` reads from its first byte on, forward only.
+
+    `size` is the whole file's, in bytes. Raises SafetensorsError.
+    """
+    start = _read(stream, 8) if size >= 8 else b""
+    if start.startswith(b"version "):
+        raise SafetensorsError("is a Git LFS pointer; run `git lfs pull` and zip again")
+    if len(start) < 8:
+        raise SafetensorsError("isn't a safetensors file: it is too short")
+    length: int = struct.unpack("<Q", start)[0]
+    if length > HEADER_BYTES or 8 + length > size:
+        raise SafetensorsError("isn't a safetensors file, or is cut off within its header")
+    table = _json_object(_read(stream, length), "has a header that isn't a JSON object")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise SafetensorsError("has a __metadata__ that isn't a JSON object")
+    tensors = {name: _tensor(name, info, 8 + length) for name, info in table.items()}
+    _check_places(tensors, 8 + length, size)
+    return Header(size, {str(key): str(value) for key, value in metadata.items()}, tensors)
+
+
+def read_adapter_config(text: bytes) -> AdapterConfig:
+    """Read an adapter_config.json. Raises SafetensorsError where it isn't usable."""
+    config = _json_object(text, "isn't a JSON object")
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise SafetensorsError(f"has the rank r={rank!r}; it must be a whole number above 0")
+    if not _is_number(alpha):
+        raise SafetensorsError(f"has lora_alpha={alpha!r}; it must be a finite number")
+    name = config.get("base_model_name_or_path")
+    return AdapterConfig(
+        peft_type=str(config.get("peft_type", "LORA")).upper(),
+        r=rank,
+        lora_alpha=float(alpha),
+        base_model_name_or_path=name if isinstance(name, str) and name else None,
+        use_rslora=bool(config.get("use_rslora")),
+        use_dora=bool(config.get("use_dora")),
+        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
+        bias=str(config.get("bias") or "none"),
+        modules_to_save=tuple(map(str, config.get("modules_to_save") or ())),
+        rank_pattern=_pattern(config, "rank_pattern"),
+        alpha_pattern=_pattern(config, "alpha_pattern"),
+    )
+
+
+def _pattern(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    pattern = config.get(key) or {}
+    if not isinstance(pattern, dict) or not all(map(_is_number, pattern.values())):
+        raise SafetensorsError(f"has a {key} that doesn't map names to numbers")
+    return pattern
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _json_object(text: bytes, problem: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise SafetensorsError(problem)
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+def _tensor(name: str, info: Any, data: int) -> Tensor:
+    try:
+        dtype, shape, (start, end) = info["dtype"], info["shape"], info["data_offsets"]
+        bits = DTYPE_BITS[dtype] * prod(shape)
+        numbers = [*shape, start, end]
+    except (LookupError, TypeError, ValueError):
+        raise SafetensorsError(f"has an unknown or incomplete description of {name}") from None
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise SafetensorsError(f"has an impossible shape or place of {name}")
+    if bits % 8 or end - start != bits // 8:
+        raise SafetensorsError(f"gives {name} {end - start} bytes where it needs {bits // 8}")
+    return Tensor(name, dtype, tuple(shape), data + start, end - start)
+
+
+def _check_places(tensors: Mapping[str, Tensor], start: int, size: int) -> None:
+    end = start
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != end:
+            raise SafetensorsError(f"has a gap or an overlap before {tensor.name}")
+        end += tensor.nbytes
+    if end > size:
+        raise SafetensorsError(
+            f"is cut off: it should have {end} bytes, but has {size}. Copy it again"
+        )
+    if end < size:
+        raise SafetensorsError("has other data after its tensors")
+
+
+def _read(stream: BinaryIO, count: int) -> bytes:
+    pieces = []
+    while count and (piece := stream.read(count)):
+        pieces.append(piece)
+        count -= len(piece)
+    if count:
+        raise SafetensorsError("is cut off within its header")
+    return b"".join(pieces)

@@ -1,0 +1,20 @@
+"""What happened to a task whose client lost its connection."""
+
+from flask import Blueprint, Response
+
+from app.stream import MEDIA_TYPE
+from app.views.answers import json_answer, service
+
+blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
+
+
+@blueprint.get("/")
+def recent() -> Response:
+    """The tasks that are kept, newest first."""
+    return json_answer({"tasks": service().tasks.recent()})
+
+
+@blueprint.get("/<uuid>")
+def lines(uuid: str) -> Response:
+    """The lines that a task has sent so far."""
+    return Response(service().tasks.lines(uuid), mimetype=MEDIA_TYPE)
