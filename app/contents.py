@@ -146,7 +146,7 @@ def _read_gguf(source: Source) -> Gguf | None:
         with source.open() as file:
             header = gguf.read_header(file, source.size)
     except gguf.GGUFError as error:
-        raise Unusable(f"{source.name} {error}") from error
+        raise Unusable(f"{source.name} {error}.") from error
     kind = header.kind
     if not header.declares_kind and kind == "model" and "lora" in PurePosixPath(lower).name:
         kind = "adapter"
@@ -225,7 +225,7 @@ def _peft_adapter(
     try:
         config = safetensors.read_adapter_config(files[config_name].text())
     except safetensors.SafetensorsError as error:
-        raise Unusable(f"{config_name} {error}") from error
+        raise Unusable(f"{config_name} {error}.") from error
     return SafetensorsAdapter(
         folder, (config_name, weights[0]), config, _safetensors_header(files[weights[0]])
     )
@@ -271,7 +271,7 @@ def _safetensors_header(source: Source) -> safetensors.Header:
         with source.open() as file:
             return safetensors.read_header(file, source.size)
     except safetensors.SafetensorsError as error:
-        raise Unusable(f"{source.name} {error}") from error
+        raise Unusable(f"{source.name} {error}.") from error
 
 
 def _read_modelfile(files: Mapping[str, Source]) -> str | None:

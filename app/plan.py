@@ -160,10 +160,12 @@ def _candidates(selection: Selection, server: Ollama | None) -> str:
         for model in (server.tags() if server else [])
         if wanted in (None, (model.get("details") or {}).get("family"))
     ]
-    kind = f" of architecture {wanted}" if wanted else ""
-    if not server:
+    if server is None:
         return ""
-    return f" Ollama has{kind}: {', '.join(names)}." if names else f" Ollama has none{kind}."
+    kind = f" of architecture {wanted}" if wanted else ""
+    if not names:
+        return f" Ollama has none{kind}."
+    return f" Ollama has these{kind}: {', '.join(names)}."
 
 
 def _require_convertible(adapter: SafetensorsAdapter, architecture: str | None) -> None:

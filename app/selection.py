@@ -160,7 +160,7 @@ def _check_parts(selection: Selection) -> None:
         try:
             gguf.check_adapter_fits([file.header for file in base.files], adapter.header)
         except gguf.GGUFError as error:
-            raise Unusable(f"{adapter.name} {error}") from error
+            raise Unusable(f"{adapter.name} {error}.") from error
     if selection.projector is not None and not isinstance(base, Base):
         raise Unusable(
             f"{selection.projector.name} is a projector (mmproj) without its base model.",

@@ -12,6 +12,11 @@ import gguf
 import numpy as np
 
 LLAMA_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a"]
+FILE_TYPES = {
+    gguf.GGMLQuantizationType.F16: gguf.LlamaFileType.MOSTLY_F16,
+    gguf.GGMLQuantizationType.BF16: gguf.LlamaFileType.MOSTLY_BF16,
+    gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+}
 GPT2_TOKENS = [*map(chr, range(256)), "ab", "<|im_start|>", "<|im_end|>"]
 
 
@@ -45,7 +50,7 @@ def write_base(
     if arch == "gemma":
         writer.add_key_length(width // 2)
         writer.add_value_length(width // 2)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_file_type(FILE_TYPES.get(dtype, gguf.LlamaFileType.ALL_F32))
     _add_tokenizer(writer, arch)
     if chat_template is not None:
         writer.add_chat_template(chat_template)

@@ -20,8 +20,10 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from app.config import ollama_url
 from tests.gguf_files import write_base, write_lora
 from tests.standin import Standin
+from tests.standin.versions import Behaviour
 
 pytestmark = pytest.mark.ollama
 
@@ -37,8 +39,8 @@ WRITING = {"status": "writing manifest"}
 
 def real_server() -> str | None:
     """The URL of the real server to ask, where the environment names one."""
-    host = os.environ.get("OLLAMA_TEST_HOST", "").strip().rstrip("/")
-    return host if not host or "://" in host else f"http://{host}"
+    host = os.environ.get("OLLAMA_TEST_HOST")
+    return ollama_url(host) if host else None
 
 
 def digest_of(content: bytes) -> str:
@@ -98,7 +100,18 @@ class Server:
         return answers[response.json()["error"]]
 
 
-@pytest.fixture(scope="module", params=["real"] if real_server() else VERSIONS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test the versions that it is about: those that take adapters, or don't, or all."""
+    if "ollama_server" not in metafunc.fixturenames:
+        return
+    about = {"adapters": (True,), "no_adapters": (False,)}
+    taken = next((about[name] for name in about if name in metafunc.fixturenames), (True, False))
+    versions = [each for each in VERSIONS if Behaviour.of(each).takes_adapters in taken]
+    params = ["real"] if real_server() else versions
+    metafunc.parametrize("ollama_server", params, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def ollama_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

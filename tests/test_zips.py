@@ -53,6 +53,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = write_base(folder / "base.gguf")
+        self.f16 = write_base(folder / "f16.gguf", dtype=gguf.GGMLQuantizationType.F16)
         self.q8 = write_base(folder / "q8.gguf", dtype=gguf.GGMLQuantizationType.Q8_0)
         self.with_template = write_base(folder / "t.gguf", chat_template="{{ messages }}")
         self.qwen = write_base(folder / "qwen.gguf", "qwen2")
@@ -193,8 +194,8 @@ WORKS = {
     ),
     "Modelfile": Works(
         lambda f: {
-            "Modelfile": b'FROM ./q8.gguf\nSYSTEM You are kind.\nPARAMETER temperature 0.5\nPARAMETER '
-            b'stop a\nPARAMETER stop b\nMESSAGE user Hi\nLICENSE """MIT"""\n',
+            "Modelfile": b"FROM ./q8.gguf\nSYSTEM You are kind.\nPARAMETER temperature 0.5\n"
+            b'PARAMETER stop a\nPARAMETER stop b\nMESSAGE user Hi\nLICENSE """MIT"""\n',
             "q8.gguf": f.q8,
             "base.gguf": f.base,
         },
@@ -215,18 +216,18 @@ WORKS = {
         request={"from": "base-on-ollama"},
     ),
     "fields": Works(
-        lambda f: {"base.gguf": f.base},
+        lambda f: {"base.gguf": f.f16},
         ["./base.gguf"],
         files=["base.gguf"],
         fields={
-            "system": 'Say """hi"""\nFROM evil',
+            "system": 'Say """hi""" now\nFROM evil',
             "template": "{{ .Prompt }}",
             "parameters": '{"num_ctx": 4096, "temperature": 1, "stop": "###"}',
             "license": "MIT",
             "quantize": "q8_0",
         },
         request={
-            "system": 'Say """hi"""\nFROM evil',
+            "system": 'Say """hi""" now\nFROM evil',
             "template": "{{ .Prompt }}",
             "parameters": {"num_ctx": 4096, "temperature": 1, "stop": ["###"]},
             "license": ["MIT"],
@@ -281,9 +282,9 @@ def test_works(
     case = WORKS[name]
     last = deploy(case.members(files), case.fields)
     assert last["status"] == 200, last
-    request = [
+    request = next(
         sent.json for sent in standin.requests if sent.json and sent.json.get("model") == NEW
-    ][0]
+    )
     assert sorted(request.get("files", {})) == sorted(case.files)
     assert sorted(request.get("adapters", {})) == sorted(case.adapters)
     assert request.items() >= case.request.items()
@@ -294,3 +295,243 @@ def test_works(
     stated = [line for line in text.splitlines() if line.startswith(("FROM ", "ADAPTER "))]
     adapter = [f"ADAPTER {case.adapter}"] if case.adapter else []
     assert stated == [f"FROM {path}" for path in case.from_] + adapter
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A zip, fields and a version of Ollama that don't make a model, and what is said of it."""
+
+    members: Callable[[Files], Members]
+    error: str
+    hint: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    status: int = 422
+    action: str = "Failed upload model file."
+    version: str = "0.32.15"
+
+
+CREATE = "Failed create model"
+REFUSED = {
+    "two bases": Refused(
+        lambda f: {"a.gguf": f.base, "b.gguf": f.q8},
+        "Found 2 base models: a.gguf, b.gguf.",
+        "Zip one of each, or add a Modelfile whose FROM and ADAPTER say which.",
+    ),
+    "two adapters": Refused(
+        lambda f: {"a.gguf": f.lora, "b.gguf": f.named_lora},
+        "Found 2 adapters: a.gguf, b.gguf.",
+        "Zip one of each, or add a Modelfile whose FROM and ADAPTER say which.",
+    ),
+    "nothing usable": Refused(
+        lambda f: {"README.md": b"hello"},
+        "Found no model that could be used.",
+        "It needs a GGUF base model or LoRA adapter, or a safetensors folder with its config.json.",
+    ),
+    "pickles": Refused(
+        lambda f: {"pytorch_model.bin": b"\x80\x02", "optimizer.pt": b"x"},
+        "The only weights found are Python pickles: pytorch_model.bin, optimizer.pt.",
+        "Pickles can run code and are not taken. Save as safetensors, or convert to GGUF.",
+    ),
+    "a Git LFS pointer": Refused(
+        lambda f: {"base.gguf": b"version https://git-lfs.github.com/spec/v1\n"},
+        "base.gguf isn't a GGUF file but a Git LFS pointer; run `git lfs pull` and zip again.",
+    ),
+    "adapter of another architecture": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.qwen_lora},
+        "lora.gguf is for qwen2, but the base model is llama.",
+    ),
+    "adapter for a deeper base": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.deep_lora},
+        "lora.gguf changes blk.1.attn_q.weight, which the base model doesn't have.",
+    ),
+    "adapter for a wider base": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.wide_lora},
+        "lora.gguf doesn't fit blk.0.attn_q.weight: lora_a is 64x4 and lora_b 4x64"
+        " where the base has 32x32.",
+    ),
+    "adapter without alpha": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.no_alpha},
+        "lora.gguf has no usable adapter.lora.alpha; convert the adapter again.",
+    ),
+    "a shard is missing": Refused(
+        lambda f: {"m-00001-of-00002.gguf": f.shard(1, 2, 4)},
+        "The shards of m aren't complete: m-00002-of-00002.gguf isn't in the zip.",
+    ),
+    "shards of two sets": Refused(
+        lambda f: {
+            "m-00001-of-00002.gguf": f.shard(1, 2, 5),
+            "m-00002-of-00002.gguf": f.shard(2, 2, 5),
+        },
+        "The shards of m aren't of one set: they hold 4 tensors where 5 belong.",
+    ),
+    "a shard under another number": Refused(
+        lambda f: {
+            "m-00001-of-00002.gguf": f.shard(2, 2, 4),
+            "m-00002-of-00002.gguf": f.shard(1, 2, 4),
+        },
+        "m-00001-of-00002.gguf says inside that it is shard 2 of 2.",
+    ),
+    "a shard that isn't named like one": Refused(
+        lambda f: {"model.gguf": f.shard(1, 2, 4)},
+        "model.gguf is shard 1 of 2 but isn't named like one.",
+        "Name it <prefix>-00001-of-00002.gguf, as it was made.",
+    ),
+    "mmproj alone": Refused(
+        lambda f: {"mmproj.gguf": f.mmproj, "lora.gguf": f.lora},
+        "mmproj.gguf is a projector (mmproj) without its base model.",
+        "Add the base model's GGUF to the zip.",
+    ),
+    "safetensors without its config": Refused(
+        lambda f: {"model.safetensors": HF_MODEL["model.safetensors"]},
+        "model.safetensors has no config.json beside it.",
+        "Zip the whole folder that save_pretrained wrote, tokenizer files included.",
+    ),
+    "PEFT weights without their config": Refused(
+        lambda f: {"adapter_model.safetensors": PEFT["adapter_model.safetensors"]},
+        "adapter_model.safetensors has no adapter_config.json beside it.",
+        "Zip the whole folder that PEFT's save_pretrained wrote.",
+    ),
+    "PEFT that isn't LoRA": Refused(
+        lambda f: {**PEFT, "adapter_config.json": b'{"peft_type": "IA3"}'},
+        "adapter_config.json: IA3 isn't a LoRA adapter.",
+    ),
+    "PEFT on an architecture that Ollama doesn't convert": Refused(
+        lambda f: {"base.gguf": f.qwen, **PEFT},
+        "adapter_model.safetensors: Ollama converts safetensors adapters only for llama and gemma2,"
+        " not for qwen2.",
+        "Convert it to GGUF with llama.cpp:"
+        " python convert_lora_to_gguf.py <folder> --base <base model folder>",
+        action=CREATE,
+    ),
+    "adapter alone, no base named": Refused(
+        lambda f: {"lora.gguf": f.lora},
+        "The zip holds an adapter without a base model, and doesn't name one that Ollama has.",
+        "Name the base in the field 'from'. Ollama has these of architecture llama:"
+        " base-on-ollama:latest.",
+        action=CREATE,
+    ),
+    "adapter alone, no candidate": Refused(
+        lambda f: {"lora.gguf": f.qwen_lora},
+        "The zip holds an adapter without a base model, and doesn't name one that Ollama has.",
+        "Name the base in the field 'from'. Ollama has none of architecture qwen2.",
+        action=CREATE,
+    ),
+    "adapter alone, base absent": Refused(
+        lambda f: {"lora.gguf": f.lora},
+        "Ollama has no model 'absent' to put the adapter on.",
+        "Get it first, with `ollama pull absent`. Ollama has these of architecture llama:"
+        " base-on-ollama:latest.",
+        fields={"from": "absent"},
+        action=CREATE,
+    ),
+    "adapter alone, base of another architecture": Refused(
+        lambda f: {"lora.gguf": f.qwen_lora},
+        "lora.gguf is for qwen2, and 'base-on-ollama' is llama.",
+        "Ollama has none of architecture qwen2.",
+        fields={"from": "base-on-ollama"},
+        action=CREATE,
+    ),
+    "from beside a base": Refused(
+        lambda f: {"base.gguf": f.base},
+        "The zip has its own base, base.gguf: leave the field 'from' out.",
+        fields={"from": "base-on-ollama"},
+        status=400,
+        action=CREATE,
+    ),
+    "Modelfile with an absolute path": Refused(
+        lambda f: {"Modelfile": b"FROM /etc/passwd\n", "base.gguf": f.base},
+        "The zip's Modelfile says FROM /etc/passwd, which points out of the zip.",
+        "Name a file in the zip, relative to the Modelfile, or a model that Ollama has.",
+    ),
+    "Modelfile with dots": Refused(
+        lambda f: {"Modelfile": b"FROM ./a/../../b.gguf\n", "base.gguf": f.base},
+        "The zip's Modelfile says FROM ./a/../../b.gguf, which points out of the zip.",
+        "Name a file in the zip, relative to the Modelfile, or a model that Ollama has.",
+    ),
+    "Modelfile that names nothing": Refused(
+        lambda f: {"Modelfile": b"FROM ./other.gguf\n", "base.gguf": f.base},
+        "The zip's Modelfile says FROM ./other.gguf, which is no base model in the zip.",
+        "There are: base.gguf.",
+    ),
+    "Modelfile whose ADAPTER is a base": Refused(
+        lambda f: {"Modelfile": b"FROM ./a.gguf\nADAPTER ./a.gguf\n", "a.gguf": f.base},
+        "The zip's Modelfile says ADAPTER ./a.gguf, which is no adapter in the zip.",
+        "There are: a.gguf.",
+    ),
+    "Modelfile that can't be read": Refused(
+        lambda f: {"Modelfile": b"FORM ./a.gguf\n", "a.gguf": f.base},
+        "The zip's Modelfile can't be read: Line 1: 'FORM' is no instruction. There are FROM,"
+        " ADAPTER, TEMPLATE, SYSTEM, PARAMETER, LICENSE, MESSAGE, RENDERER, PARSER, REQUIRES,"
+        " DRAFT.",
+    ),
+    "unknown parameter": Refused(
+        lambda f: {"base.gguf": f.base},
+        "Ollama has no parameter 'temprature'. Did you mean 'temperature'?",
+        fields={"parameters": '{"temprature": 1}'},
+        status=400,
+        action=CREATE,
+    ),
+    "ill-typed parameter": Refused(
+        lambda f: {"base.gguf": f.base},
+        "The parameter 'num_ctx' must be a whole number of at most 64 bits, not '4096'.",
+        fields={"parameters": '{"num_ctx": "4096"}'},
+        status=400,
+        action=CREATE,
+    ),
+    "unknown quantization": Refused(
+        lambda f: {"base.gguf": f.base},
+        "The field 'quantize' takes one of F32, F16, Q4_K_S, Q4_K_M, Q8_0, not 'Q9'.",
+        fields={"quantize": "q9"},
+        status=400,
+    ),
+    "quantizing twice": Refused(
+        lambda f: {"base.gguf": f.q8},
+        "The model is Q8_0 already; only F16, BF16, F32 can be quantized.",
+        "Leave the field 'quantize' out, or zip the unquantized model.",
+        fields={"quantize": "Q4_K_M"},
+        action=CREATE,
+    ),
+    "a template that isn't there": Refused(
+        lambda f: {"base.gguf": f.base},
+        "There is no template 'klingon'. There are chatml, default, gemma, llama3, mistral, phi3,"
+        " phi4.",
+        fields={"modelfile_template": "klingon"},
+        status=400,
+        action=CREATE,
+    ),
+    "a name that must not be replaced": Refused(
+        lambda f: {"base.gguf": f.base},
+        "Ollama has a model 'base-on-ollama' already. Choose another name, or send replace=true.",
+        fields={"model_name_on_ollama": "base-on-ollama", "replace": "false"},
+        status=409,
+        action=CREATE,
+    ),
+    "safetensors where Ollama no longer converts": Refused(
+        lambda f: HF_MODEL,
+        "This Ollama server (version 0.34.1) doesn't convert safetensors models.",
+        "Convert the model to GGUF with llama.cpp:"
+        " python convert_hf_to_gguf.py <folder> --outfile model.gguf",
+        action=CREATE,
+        version="0.34.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(tmp_path: Path, models_dir: Path, files: Files, name: str) -> None:
+    case = REFUSED[name]
+    with Standin(tmp_path / "ollama", version=case.version) as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        base = write_zip(tmp_path / "for-ollama.zip", {"base.gguf": files.base})
+        fields = [("Model", base), ("model_name_on_ollama", "base-on-ollama")]
+        assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+        zipped = write_zip(tmp_path / "zipped.zip", case.members(files))
+        form = {"model_name_on_ollama": NEW, **case.fields}
+        answer = caller.send_form("/models/deploy/", [("Model", zipped), *form.items()])
+        details = {"error": case.error, **({"hint": case.hint} if case.hint else {})}
+        assert answer.last["details"] == details
+        assert (answer.status, answer.last["status"]) == (case.status, case.status)
+        assert answer.last["action"] == case.action
+        assert not litter(models_dir)
+        assert not (models_dir / "zipped").exists()
