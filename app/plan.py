@@ -91,7 +91,7 @@ def _base_on_ollama(selection: Selection, options: Options, server: Ollama | Non
         if server is None or _has(server, name):
             return _require_base(selection, name, server)
     raise Unusable(
-        "The zip holds an adapter without a base model, and doesn't name one that Ollama has.",
+        "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "Name the base in the field 'from'." + _candidates(selection, server),
     )
 

@@ -54,7 +54,7 @@ class TaskLog:
     def lines(self, uuid: str) -> bytes:
         """The lines that a task has sent so far. Raises NoSuchTask."""
         for path in self._newest_first():
-            if path.name.endswith(f"-{uuid}.jsonl"):
+            if path.name[13:] == f"{uuid}.jsonl":
                 with suppress(FileNotFoundError):
                     return path.read_bytes()
         raise NoSuchTask(f"There is no task {uuid!r}. The last {KEPT} tasks are kept.")

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,18 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import requests
+from flask import Flask
 
 from app import create_app
-from tests.callers import FlaskCaller
-from tests.conftest import litter
+from tests.callers import Caller, FlaskCaller
+from tests.conftest import REAL_OLLAMA, litter, show
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.standin import Standin
 
 Members = Mapping[str, Path | bytes]
 NEW = "becomes"
+BASE_ON_OLLAMA = "base-on-ollama"
 
 
 def safetensors_bytes(**tensors: tuple[int, ...]) -> bytes:
@@ -100,7 +103,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @dataclass(frozen=True)
 class Works:
-    """A zip that becomes a model: its FROM and ADAPTER, and the names in Ollama's request."""
+    """A zip that becomes a model: its FROM and ADAPTER, and the names in Ollama's request.
+
+    A real Ollama only `loads` what holds a whole model, not the makeshift files of some rows.
+    """
 
     members: Callable[[Files], Members]
     from_: list[str]
@@ -109,6 +115,7 @@ class Works:
     adapters: list[str] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
+    loads: bool = True
 
 
 WORKS = {
@@ -151,6 +158,7 @@ WORKS = {
         lambda f: {"base.gguf": f.base, "mmproj.gguf": f.mmproj},
         ["./base.gguf", "./mmproj.gguf"],
         files=["base.gguf", "mmproj.gguf"],
+        loads=False,
     ),
     "adapter alone with from": Works(
         lambda f: {"lora.gguf": f.lora},
@@ -174,6 +182,7 @@ WORKS = {
         adapters=["adapter_config.json", "adapter_model.safetensors"],
         fields={"from": "base-on-ollama"},
         request={"from": "base-on-ollama"},
+        loads=False,
     ),
     "PEFT adapter in a folder beside a GGUF": Works(
         lambda f: {"base.gguf": f.base, **{f"lora/{name}": data for name, data in PEFT.items()}},
@@ -181,11 +190,13 @@ WORKS = {
         "./lora",
         files=["base.gguf"],
         adapters=["adapter_config.json", "adapter_model.safetensors"],
+        loads=False,
     ),
     "safetensors model": Works(
         lambda f: HF_MODEL,
         ["."],
         files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"],
+        loads=False,
     ),
     "pickles beside a GGUF are ignored": Works(
         lambda f: {"base.gguf": f.base, "training_args.bin": b"\x80\x02"},
@@ -245,56 +256,59 @@ WORKS = {
         lambda f: {f"m-{n:05}-of-00002.gguf": f.shard(n, 2, 4) for n in (2, 1)},
         ["./m-00001-of-00002.gguf", "./m-00002-of-00002.gguf"],
         files=["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
+        loads=False,
     ),
 }
 
 
 @pytest.fixture
-def deploy(
-    tmp_path: Path, models_dir: Path, standin: Standin, files: Files
-) -> Callable[..., dict[str, Any]]:
-    """Deploys a zip of members, with a base model on the stand-in; gives the last line."""
-    caller = FlaskCaller(
-        create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url}).test_client()
-    )
-    base = write_zip(tmp_path / "for-ollama.zip", {"base.gguf": files.base})
-    made = caller.send_form(
-        "/models/deploy/", [("Model", base), ("model_name_on_ollama", "base-on-ollama")]
-    )
-    assert made.last["status"] == 200
-    caller.send_json("DELETE", "/models/", {"model": "for-ollama"})
-
-    def call(members: Members, fields: Mapping[str, str], path: str = "deploy") -> dict[str, Any]:
-        path_of_zip = write_zip(tmp_path / "zipped.zip", members)
-        form = [("Model", path_of_zip), ("model_name_on_ollama", NEW), *fields.items()]
-        answer = caller.send_form(f"/models/{path}/", form)
-        assert not litter(models_dir)
-        return {**answer.last, "http": answer.status}
-
-    call.caller = caller  # type: ignore[attr-defined]
-    return call
+def base_on_ollama(app: Flask, ollama: str, files: Files, tmp_path: Path) -> Iterator[None]:
+    """A base model on Ollama for adapters that come alone."""
+    _put_base_on_ollama(FlaskCaller(app.test_client()), files, tmp_path)
+    yield
+    requests.delete(f"{ollama}/api/delete", json={"model": BASE_ON_OLLAMA}, timeout=30)
 
 
-@pytest.mark.parametrize("name", WORKS)
+def _put_base_on_ollama(caller: Caller, files: Files, folder: Path) -> None:
+    zipped = write_zip(folder / "for-ollama.zip", {"base.gguf": files.base})
+    fields = [("Model", zipped), ("model_name_on_ollama", BASE_ON_OLLAMA)]
+    assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+
+
+@pytest.mark.ollama
+@pytest.mark.parametrize("name", [name for name in WORKS if WORKS[name].loads or not REAL_OLLAMA])
+@pytest.mark.usefixtures("base_on_ollama")
 def test_works(
-    deploy: Callable[..., dict[str, Any]], standin: Standin, files: Files, name: str
+    request: pytest.FixtureRequest,
+    app: Flask,
+    ollama: str,
+    new_name: str,
+    files: Files,
+    tmp_path: Path,
+    name: str,
 ) -> None:
-    case = WORKS[name]
-    last = deploy(case.members(files), case.fields)
-    assert last["status"] == 200, last
-    request = next(
-        sent.json for sent in standin.requests if sent.json and sent.json.get("model") == NEW
-    )
-    assert sorted(request.get("files", {})) == sorted(case.files)
-    assert sorted(request.get("adapters", {})) == sorted(case.adapters)
-    assert request.items() >= case.request.items()
+    case, caller = WORKS[name], FlaskCaller(app.test_client())
+    zipped = write_zip(tmp_path / "zipped.zip", case.members(files))
+    form = [("Model", zipped), ("model_name_on_ollama", new_name), *case.fields.items()]
+    assert caller.send_form("/models/deploy/", form).last["status"] == 200
+    shown = show(ollama, new_name)["modelfile"] if case.loads else ""
+    assert ("\nADAPTER " in shown) == (case.loads and bool(case.adapters))
+    if not REAL_OLLAMA:
+        _check_request(request.getfixturevalue("standin"), new_name, case)
     query = f"?from={case.fields['from']}" if "from" in case.fields else ""
-    answer = deploy.caller.get(f"/models/zipped/modelfile{query}")  # type: ignore[attr-defined]
-    text = answer.body.decode()
+    answer = caller.get(f"/models/zipped/modelfile{query}")
     assert answer.headers["content-type"].startswith("text/plain")
-    stated = [line for line in text.splitlines() if line.startswith(("FROM ", "ADAPTER "))]
+    stated = [line for line in answer.body.decode().splitlines() if line[:5] in ("FROM ", "ADAPT")]
     adapter = [f"ADAPTER {case.adapter}"] if case.adapter else []
     assert stated == [f"FROM {path}" for path in case.from_] + adapter
+
+
+def _check_request(standin: Standin, new_name: str, case: Works) -> None:
+    bodies = [sent.json for sent in standin.requests if sent.path == "/api/create"]
+    body = next(body for body in bodies if body["model"] == new_name)
+    assert sorted(body.get("files", {})) == sorted(case.files)
+    assert sorted(body.get("adapters", {})) == sorted(case.adapters)
+    assert body.items() >= case.request.items()
 
 
 @dataclass(frozen=True)
@@ -405,14 +419,14 @@ REFUSED = {
     ),
     "adapter alone, no base named": Refused(
         lambda f: {"lora.gguf": f.lora},
-        "The zip holds an adapter without a base model, and doesn't name one that Ollama has.",
+        "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "Name the base in the field 'from'. Ollama has these of architecture llama:"
         " base-on-ollama:latest.",
         action=CREATE,
     ),
     "adapter alone, no candidate": Refused(
         lambda f: {"lora.gguf": f.qwen_lora},
-        "The zip holds an adapter without a base model, and doesn't name one that Ollama has.",
+        "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "Name the base in the field 'from'. Ollama has none of architecture qwen2.",
         action=CREATE,
     ),
@@ -523,9 +537,7 @@ def test_refused(tmp_path: Path, models_dir: Path, files: Files, name: str) -> N
     with Standin(tmp_path / "ollama", version=case.version) as standin:
         app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
         caller = FlaskCaller(app.test_client())
-        base = write_zip(tmp_path / "for-ollama.zip", {"base.gguf": files.base})
-        fields = [("Model", base), ("model_name_on_ollama", "base-on-ollama")]
-        assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+        _put_base_on_ollama(caller, files, tmp_path)
         zipped = write_zip(tmp_path / "zipped.zip", case.members(files))
         form = {"model_name_on_ollama": NEW, **case.fields}
         answer = caller.send_form("/models/deploy/", [("Model", zipped), *form.items()])
