@@ -15,7 +15,7 @@ from app.ollama import Ollama
 from app.storage import Storage
 from app.tasks import TaskLog
 from app.views import health, models, pages, tasks
-from app.views.access import require_key
+from app.views.access import harden, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.upload import UploadRequest
 
@@ -26,7 +26,13 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     Makes the models directory where it isn't there, and removes what killed tasks left in it.
     Raises config.SettingError for a setting that can't be read.
     """
-    app = Flask("app", template_folder=str(data_folder("templates")), static_folder=None)
+    pages_folder = data_folder("templates")
+    app = Flask(
+        "app",
+        template_folder=str(pages_folder),
+        static_folder=str(pages_folder / "static"),
+        static_url_path="/static",
+    )
     app.request_class = UploadRequest
     app.url_map.strict_slashes = False
     app.config.from_mapping(settings.from_environ(os.environ))
@@ -46,7 +52,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
             app.config["OLLAMA_HOST"], app.config["CONNECT_TIMEOUT"], app.config["SILENCE_TIMEOUT"]
         ),
     )
+    app.before_request(refuse_other_origins)
     app.before_request(require_key)
+    app.after_request(harden)
     register_failures(app)
     for blueprint in (models.blueprint, pages.blueprint, health.blueprint, tasks.blueprint):
         app.register_blueprint(blueprint)

@@ -97,6 +97,10 @@ def _optional_text(text: str) -> str | None:
     return text or None
 
 
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 SETTINGS = (
     Setting("OLLAMA_HOST", _http_url, "127.0.0.1:11434", "The Ollama server, as Ollama reads it."),
     Setting("MODELS_DIR", _folder, "./models", "The folder that holds one folder a model."),
@@ -110,6 +114,15 @@ SETTINGS = (
         "MAX_UPLOAD_BYTES", _count, str(100 * 2**30), "The largest request body taken, in bytes."
     ),
     Setting("MAX_ENTRIES", _count, "10000", "The most files and folders that an archive may hold."),
+    Setting(
+        "UPLOAD_TIMEOUT", _count, "120", "Seconds that a client may stay silent while it sends."
+    ),
+    Setting(
+        "ALLOWED_ORIGINS",
+        _texts,
+        "",
+        "Origins of other pages that may change things here, separated by commas.",
+    ),
     Setting("API_KEY", _optional_text, "", "If set, every request but /healthz must carry it."),
     Setting(
         "CONNECT_TIMEOUT", _count, "10", "Seconds that Ollama may take to accept a connection."

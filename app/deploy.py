@@ -16,7 +16,7 @@ from app.archive import Archive, Limits
 from app.contents import Source, examine
 from app.lines import Line, Report, Steps, Task, follow
 from app.modelfile_templates import Templates
-from app.ollama import BlobMissing, Ollama, OllamaError
+from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.plan import Plan, make_plan
 from app.report import report
 from app.requested import Options
@@ -125,7 +125,14 @@ class Service:
             yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
         task.failure = FAILED_CREATE
         model = self.storage.model(upload.name)
-        yield from self._install(model, plan, new_name, server, DEPLOY_CREATE)
+        try:
+            yield from self._install(model, plan, new_name, server, DEPLOY_CREATE)
+        except OllamaError as error:
+            error.hint = (
+                f"The upload is kept as model {model.name!r}: once Ollama is well again,"
+                " POST /models/create/ makes it, without a new upload."
+            )
+            raise
 
     def report(self, name: str) -> dict[str, Any]:
         """What the model `name` is; a digest that isn't known yet is None."""
@@ -215,7 +222,11 @@ def _push(model: Model, plan: Plan, server: Ollama, report: Report) -> dict[str,
             report("Pushing.", details, (before + count) / total)
 
         if not server.has_blob(digests[name]):
-            server.push_blob(model.folder / name, digests[name], sent)
+            try:
+                server.push_blob(model.folder / name, digests[name], sent)
+            except OllamaLost:
+                if not server.has_blob(digests[name]):
+                    server.push_blob(model.folder / name, digests[name], sent)
         before += sizes[name]
     return digests
 

@@ -24,6 +24,15 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
+SENTENCES = {
+    400: "The request can't be read, or its body is shorter than its Content-Length says.",
+    404: "There is nothing at this address. The page at / and the README show what there is.",
+    405: "This address doesn't take that method. The Allow header lists those that it takes.",
+    413: "The request's body, a field of it or the number of its parts is more than is taken.",
+    415: "The body isn't of the media type that is taken here. Send JSON as application/json.",
+}
+
+
 @dataclass(frozen=True)
 class Failure:
     """What a client is told of a failure: HTTP status, a sentence, and what may help."""
@@ -43,7 +52,8 @@ def describe(error: Exception) -> Failure:
         if kind in STATUS:
             return Failure(STATUS[kind], str(error), getattr(error, "hint", None))
     if isinstance(error, HTTPException):
-        return Failure(error.code or 500, error.description or error.name)
+        said = error.description if error.description != type(error).description else None
+        return Failure(error.code or 500, said or SENTENCES.get(error.code or 500, error.name))
     if isinstance(error, OSError):
         return _describe_os_error(error)
     return Failure(500, "The service failed in a way nobody foresaw.", "Its log says more.")

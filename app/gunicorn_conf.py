@@ -13,4 +13,11 @@ workers = _settings["WORKERS"]
 threads = _settings["THREADS"]
 graceful_timeout = _settings["GRACEFUL_TIMEOUT"]
 accesslog = "-"
+logconfig_dict = {
+    "root": {"level": "INFO", "handlers": ["console"]},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["console"], "propagate": False},
+        "gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False},
+    },
+}
 control_socket_disable = True

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
+from urllib3.util import Retry
 
 BLOCK = 2**20
 NAME_RULE = (
@@ -32,9 +34,15 @@ class InvalidName(ValueError):
 class OllamaError(Exception):
     """Ollama can't be reached, or refused or broke off the work; carries its own words."""
 
+    hint: str | None = None
+
 
 class OllamaSilent(OllamaError):
     """Ollama didn't answer in time."""
+
+
+class OllamaLost(OllamaError):
+    """The connection couldn't be made or was broken off."""
 
 
 class ModelMissing(OllamaError):
@@ -88,7 +96,8 @@ class Ollama:
     """One Ollama server.
 
     `url` is its base URL; `connect_timeout` and `silence_timeout` are seconds. No request has a
-    limit on its total time. Every method may raise OllamaError or OllamaSilent.
+    limit on its total time. What only reads (GET, HEAD) is tried again where the connection breaks.
+    Every method may raise OllamaError or OllamaSilent.
     """
 
     def __init__(self, url: str, connect_timeout: float, silence_timeout: float) -> None:
@@ -97,6 +106,12 @@ class Ollama:
         self._silence_timeout = silence_timeout
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy for the internet isn't one for Ollama
+        retries = Retry(
+            total=2, backoff_factor=0.2, allowed_methods=("GET", "HEAD"), status_forcelist=(503,)
+        )
+        retries.raise_on_status = False
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retries))
 
     def version(self) -> str:
         """The server's version, or "unknown"; quickly tells whether there is a server."""
@@ -200,8 +215,8 @@ class Ollama:
         except requests.Timeout as error:
             raise OllamaSilent(f"Ollama at {self.url} stopped answering.") from error
         except requests.RequestException as error:
-            raise OllamaError(
-                f"Ollama at {self.url} can't be reached or broke the connection."
+            raise OllamaLost(
+                f"Ollama at {self.url} can't be reached, or broke off the connection."
             ) from error
 
     def _json(self, response: requests.Response) -> dict[str, Any]:
@@ -229,7 +244,7 @@ class Ollama:
             # A read that times out within a stream arrives wrapped in a ConnectionError.
             if error.args and isinstance(error.args[0], ReadTimeoutError):
                 raise OllamaSilent(f"Ollama at {self.url} fell silent during create.") from error
-            raise OllamaError(f"Ollama at {self.url} broke off during create.") from error
+            raise OllamaLost(f"Ollama at {self.url} broke off during create.") from error
 
 
 def _failed(response: requests.Response) -> OllamaError:

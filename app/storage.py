@@ -230,6 +230,7 @@ class Storage:
     def staging(self, task: str) -> Iterator["Staging"]:
         """A staging folder for `task`, removed with all that is in it at the end."""
         folder = self._staging / task
+        self.sweep()
         with ExitStack() as held:
             with _locked(self._staging, fcntl.LOCK_SH):
                 folder.mkdir()

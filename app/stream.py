@@ -2,6 +2,7 @@
 
 import json
 import logging
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
     verbose = request.args.get("verbose", "") not in ("", "0", "false")
     last: Line | None = None
     sent_at = started_at = time.monotonic()
-    log.info("task %s: %s %s", task.uuid, request.method, request.path)
+    size = request.content_length
+    log.info("task %s: %s %s, %s bytes", task.uuid, request.method, request.path, size)
     with ExitStack() as ending:
         keep = ending.enter_context(_task_log().writer(task.uuid)) if kept else _drop
         ending.callback(steps.close)
@@ -141,9 +143,10 @@ def _client_is_there() -> bool:
     connection = request.environ.get("gunicorn.socket")
     if type(connection) is not socket.socket:
         return True
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-    except BlockingIOError:
-        return True
+        # Something to read that is nothing is the end that the client has sent.
+        return not poll.poll(0) or connection.recv(1, socket.MSG_PEEK) != b""
     except OSError:
         return False

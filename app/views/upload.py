@@ -1,10 +1,12 @@
 """A form with a zip in it, read so that the zip's bytes go straight to where it is worked on."""
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from flask import Request, request
-from werkzeug.exceptions import UnsupportedMediaType
+from flask import Request, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.formparser import FormDataParser
 
 from app.deploy import Upload
 from app.requested import BadRequest
@@ -16,7 +18,8 @@ FILE_FIELDS = ("Model", "model")
 class UploadRequest(Request):
     """A request whose file part is written where `open_file(filename)` says.
 
-    Werkzeug's own way is a temporary file, from which the bytes would have to be copied.
+    Werkzeug's own way is a temporary file, from which the bytes would have to be copied; and it
+    takes a broken form for an empty one.
     """
 
     open_file: Callable[[str], BinaryIO] | None = None
@@ -26,6 +29,11 @@ class UploadRequest(Request):
         if e is None:
             return super().on_json_loading_failed(e)
         raise BadRequest(f"The body isn't JSON: {e}.")
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False
+        return parser
 
     def _get_file_stream(
         self,
@@ -45,11 +53,7 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     The model is held from the moment that its name is known, so that a model another task works on
     is refused before the zip is sent. Raises what errors.STATUS lists.
     """
-    if request.mimetype != "multipart/form-data":
-        raise UnsupportedMediaType(
-            "Send the zip as multipart/form-data, for example: curl -F Model=@model.zip"
-        )
-    storage.require_space(request.content_length or 0, "This upload")
+    _check_headers(storage)
     received: list[Upload] = []
 
     def open_file(filename: str) -> BinaryIO:
@@ -64,9 +68,31 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
 
     assert isinstance(request, UploadRequest)
     request.open_file = open_file
-    fields, files = request.form, request.files
+    try:
+        fields, files = request.form, request.files
+    except ValueError as error:
+        raise BadRequest(
+            "The form can't be read: it is cut off, or its parts aren't as its boundary says."
+        ) from error
     if not received:
         raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
     if not any(field in files for field in FILE_FIELDS):
         raise BadRequest(f"The file came in the field {next(iter(files), '')!r}, not in 'Model'.")
     return received[0], fields
+
+
+def _check_headers(storage: Storage) -> None:
+    """Refuse by its headers what needn't be sent, and bound the client's silence."""
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType(
+            "Send the zip as multipart/form-data, for example: curl -F Model=@model.zip"
+        )
+    if not request.mimetype_params.get("boundary"):
+        raise BadRequest("The Content-Type names no boundary. Let your client write that header.")
+    size, most = request.content_length or 0, current_app.config["MAX_UPLOAD_BYTES"]
+    if size > most:
+        raise RequestEntityTooLarge(f"The upload has {size} bytes; at most {most} are taken.")
+    storage.require_space(size, "This upload")
+    connection = request.environ.get("gunicorn.socket")
+    if isinstance(connection, socket.socket):
+        connection.settimeout(current_app.config["UPLOAD_TIMEOUT"])
