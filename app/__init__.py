@@ -43,14 +43,19 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     storage.prepare()
     owners = app.config["MODELFILES_DIR"]
     folders = [Path(owners)] if owners else []
+    probes: dict[str, tuple[float, bool]] = {}
     app.extensions["service"] = Service(
         storage=storage,
         tasks=TaskLog(storage.state_folder / "tasks"),
         templates=Templates(*folders, data_folder("modelfiles")),
         limits=Limits(entries=app.config["MAX_ENTRIES"]),
         connect=lambda: Ollama(
-            app.config["OLLAMA_HOST"], app.config["CONNECT_TIMEOUT"], app.config["SILENCE_TIMEOUT"]
+            app.config["OLLAMA_HOST"],
+            app.config["CONNECT_TIMEOUT"],
+            app.config["SILENCE_TIMEOUT"],
+            probes,
         ),
+        merge=app.config["MERGE"],
     )
     app.before_request(refuse_other_origins)
     app.before_request(require_key)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.requested import MERGE_CHOICES
+
 PREFIX = "MODEL_HANDLER_"
 
 
@@ -101,6 +103,12 @@ def _texts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _merge_choice(text: str) -> str:
+    if text not in MERGE_CHOICES:
+        raise ValueError(f"takes one of {', '.join(MERGE_CHOICES)}")
+    return text
+
+
 SETTINGS = (
     Setting("OLLAMA_HOST", _http_url, "127.0.0.1:11434", "The Ollama server, as Ollama reads it."),
     Setting("MODELS_DIR", _folder, "./models", "The folder that holds one folder a model."),
@@ -122,6 +130,13 @@ SETTINGS = (
         _texts,
         "",
         "Origins of other pages that may change things here, separated by commas.",
+    ),
+    Setting(
+        "MERGE",
+        _merge_choice,
+        "auto",
+        "Whether adapters are merged into their base: auto (where Ollama can't run them), always,"
+        " never.",
     ),
     Setting("API_KEY", _optional_text, "", "If set, every request but /healthz must carry it."),
     Setting(

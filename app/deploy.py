@@ -5,7 +5,7 @@ and left nothing behind; the lines after that are the contract's.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +15,13 @@ from app import ollama
 from app.archive import Archive, Limits
 from app.contents import Source, examine
 from app.lines import Line, Report, Steps, Task, follow
+from app.merging import MergedFile, merged_file
 from app.modelfile_templates import Templates
 from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.plan import Plan, make_plan
 from app.report import report
 from app.requested import Options
-from app.selection import Selection, select
+from app.selection import Selection, select, with_base
 from app.storage import Model, Staging, Storage
 from app.tasks import TaskLog
 
@@ -75,6 +76,7 @@ class Service:
     templates: Templates
     limits: Limits
     connect: Callable[[], Ollama]
+    merge: str = "auto"
 
     def server(self) -> Ollama:
         """The Ollama server; raises OllamaError at once where none answers."""
@@ -108,7 +110,7 @@ class Service:
         with self.storage.hold(name, task.uuid):
             model = self.storage.model(name)
             server = self.server()
-            plan = make_plan(select(examine(_files(model))), options, self.templates, server)
+            plan = self._plan(select(examine(_files(model))), options, server)
             server.check_free(new_name, replace=options.replace)
             yield from self._install(model, plan, new_name, server, CREATE)
 
@@ -120,7 +122,7 @@ class Service:
             selection = self._examine(archive)
             with task.failing_as(FAILED_CREATE):
                 server = self.server()
-                plan = make_plan(selection, options, self.templates, server)
+                plan = self._plan(selection, options, server)
                 server.check_free(new_name, replace=options.replace)
             yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
         task.failure = FAILED_CREATE
@@ -144,7 +146,9 @@ class Service:
             for file, path in model.files().items()
         }
         selection = select(examine(_files(model)))
-        return report(name, selection, files, self.templates, manifest.get("created_at"))
+        last_create = manifest.get("last_create")
+        about = report(name, selection, files, self.templates, manifest.get("created_at"))
+        return {**about, "last_create": last_create}
 
     def check(self, upload: Upload) -> dict[str, Any]:
         """The report on an upload, every byte of which is read and none is kept."""
@@ -154,12 +158,32 @@ class Service:
                 entry.name: {"size": entry.size, "sha256": _digest(archive.chunks(entry))}
                 for entry in archive.entries
             }
-        return report(upload.name, selection, files, self.templates, None)
+        return {
+            **report(upload.name, selection, files, self.templates, None),
+            "last_create": None,
+        }
 
     def modelfile(self, name: str, options: Options) -> str:
         """The Modelfile that `ollama create -f` takes in the model's folder."""
         selection = select(examine(_files(self.storage.model(name))))
-        return make_plan(selection, options, self.templates, None).modelfile
+        return self._plan(selection, options, None).modelfile
+
+    def _plan(self, selection: Selection, options: Options, server: Ollama | None) -> Plan:
+        """The plan, with the service's own settings where the request says nothing."""
+        options = replace(options, merge=options.merge or self.merge)
+        name = options.from_ or selection.from_
+        if selection.base is None and name is not None and self._is_on_shelf(name, server):
+            base = select(examine(_files(self.storage.model(name), f"../{name}/")))
+            selection = with_base(selection, base)
+            options = replace(options, from_=None)
+        return make_plan(selection, options, self.templates, server)
+
+    def _is_on_shelf(self, name: str, server: Ollama | None) -> bool:
+        """Whether the base of that name is to be taken from the models directory: where Ollama
+        has no such model, or couldn't put an adapter on it."""
+        if name not in self.storage.names():
+            return False
+        return server is None or not server.takes_adapters() or not server.has_model(name)
 
     def _examine(self, archive: Archive) -> Selection:
         self.storage.require_space(archive.total_size, "Extracting this archive")
@@ -184,9 +208,19 @@ class Service:
     ) -> Steps[None]:
         details = {"model": model.name}
         yield Line(*script.begin, details)
-        digests = yield from follow(
-            lambda report: _push(model, plan, server, report), script.begin[1], script.middle[1]
-        )
+        begin, middle = script.begin[1], script.middle[1]
+        last_create: dict[str, Any] = {"model_name_on_ollama": new_name, "merged": None}
+        if plan.merge is not None:
+            reason = plan.merge.reason
+            half = (begin + middle) / 2
+            plan, merged = yield from follow(partial(self._merge, model, plan), begin, half)
+            begin = half
+            last_create["merged"] = {
+                "reason": reason,
+                "tensors": merged.tensors,
+                "recoded": list(merged.recoded),
+            }
+        digests = yield from follow(partial(self._push, model, plan, server), begin, middle)
         yield Line(*script.middle, details)
         body = plan.request(new_name, digests)
 
@@ -195,40 +229,49 @@ class Service:
                 server.create(body, lambda status: _report_status(report, model.name, status))
             except BlobMissing:
                 # Another client's create or delete may remove a blob at any time.
-                _push(model, plan, server, report)
+                self._push(model, plan, server, report)
                 server.create(body, lambda status: _report_status(report, model.name, status))
             if plan.adapters and "\nADAPTER " not in server.show(new_name).get("modelfile", ""):
                 raise OllamaError(f"Ollama made {new_name!r} without its adapter.")
 
         yield from follow(create, script.middle[1], script.success[1])
+        model.note(last_create=last_create)
         yield Line(*script.success, {**details, "model_name_on_ollama": new_name})
 
+    def _merge(self, model: Model, plan: Plan, report: Report) -> tuple[Plan, MergedFile]:
+        """Do the plan's merge; what is left of the plan, and what was made."""
+        assert plan.merge is not None
+        merge = plan.merge
+        names = [*merge.base, merge.adapter, *([merge.config] if merge.config else [])]
+        digests = self.storage.digests(model, names, report)
+        merged = merged_file(self.storage, model, merge, digests, report)
+        return plan.with_merged(merged.name), merged
 
-def _push(model: Model, plan: Plan, server: Ollama, report: Report) -> dict[str, str]:
-    """Send the files that the server doesn't have; the sha256 (hex) of all that it needs."""
-    names = plan.needed()
-    digests = model.digests(names, report)
-    sizes = {name: (model.folder / name).stat().st_size for name in names}
-    total, before = sum(sizes.values()), 0
-    for name in names:
+    def _push(self, model: Model, plan: Plan, server: Ollama, report: Report) -> dict[str, str]:
+        """Send the files that the server doesn't have; the sha256 (hex) of all that it needs."""
+        names = plan.needed()
+        digests = self.storage.digests(model, names, report)
+        sizes = {name: (model.folder / name).stat().st_size for name in names}
+        total, before = sum(sizes.values()), 0
+        for name in names:
 
-        def sent(count: int, name: str = name, before: int = before) -> None:
-            details = {
-                "model": model.name,
-                "file": name,
-                "bytes": count,
-                "total_bytes": sizes[name],
-            }
-            report("Pushing.", details, (before + count) / total)
+            def sent(count: int, name: str = name, before: int = before) -> None:
+                details = {
+                    "model": model.name,
+                    "file": name,
+                    "bytes": count,
+                    "total_bytes": sizes[name],
+                }
+                report("Pushing.", details, (before + count) / total)
 
-        if not server.has_blob(digests[name]):
-            try:
-                server.push_blob(model.folder / name, digests[name], sent)
-            except OllamaLost:
-                if not server.has_blob(digests[name]):
+            if not server.has_blob(digests[name]):
+                try:
                     server.push_blob(model.folder / name, digests[name], sent)
-        before += sizes[name]
-    return digests
+                except OllamaLost:
+                    if not server.has_blob(digests[name]):
+                        server.push_blob(model.folder / name, digests[name], sent)
+            before += sizes[name]
+        return digests
 
 
 def _report_status(report: Report, name: str, status: dict[str, Any]) -> None:
@@ -238,9 +281,9 @@ def _report_status(report: Report, name: str, status: dict[str, Any]) -> None:
     report(f"Ollama: {words}", {"model": name, "ollama": status}, done)
 
 
-def _files(model: Model) -> list[Source]:
+def _files(model: Model, prefix: str = "") -> list[Source]:
     def source(name: str, path: Path) -> Source:
-        return Source(name, path.stat().st_size, lambda: path.open("rb"))
+        return Source(prefix + name, path.stat().st_size, lambda: path.open("rb"))
 
     return [source(name, path) for name, path in model.files().items()]
 

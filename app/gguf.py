@@ -99,14 +99,14 @@ class Header:
     """A GGUF file's header.
 
     `size` is the whole file's, in bytes. Texts of `metadata` beyond KEPT_TEXT characters are cut;
-    `metadata_span` is where all key-value pairs begin and end in the file. `special_tokens` are
-    those of SPECIAL_TOKENS in the vocabulary.
+    `spans` is where each key-value pair begins and ends in the file. `special_tokens` are those of
+    SPECIAL_TOKENS in the vocabulary.
     """
 
     version: int
     size: int
     metadata: Mapping[str, Value]
-    metadata_span: tuple[int, int]
+    spans: Mapping[str, tuple[int, int]]
     tensors: Mapping[str, Tensor]
     alignment: int
     data_offset: int
@@ -205,9 +205,7 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     tensor_count, key_count = reader.number("Q"), reader.number("Q")
     if tensor_count > TENSORS or key_count > KEYS:
         raise GGUFError(f"says that it has {tensor_count} tensors and {key_count} metadata keys")
-    start = reader.position
-    metadata, special_tokens = _read_metadata(reader, key_count)
-    span = (start, reader.position)
+    metadata, spans, special_tokens = _read_metadata(reader, key_count)
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise GGUFError("has a general.alignment that isn't a power of two")
@@ -217,7 +215,7 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     if not tensors and "split.count" not in metadata:
         raise GGUFError("holds no tensors; it may be a vocabulary alone")
     return Header(
-        version, size, metadata, span, tensors, alignment, data_offset, frozenset(special_tokens)
+        version, size, metadata, spans, tensors, alignment, data_offset, frozenset(special_tokens)
     )
 
 
@@ -284,15 +282,20 @@ def _read_version(reader: "_Reader") -> int:
     raise GGUFError(f"is GGUF version {version}; versions 2 and 3 can be used. Convert it again")
 
 
-def _read_metadata(reader: "_Reader", count: int) -> tuple[dict[str, Value], set[str]]:
+def _read_metadata(
+    reader: "_Reader", count: int
+) -> tuple[dict[str, Value], dict[str, tuple[int, int]], set[str]]:
     metadata: dict[str, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
     special_tokens: set[str] = set()
     for _ in range(count):
+        start = reader.position
         key = reader.name("metadata key")
         if key in metadata:
             raise GGUFError(f"has the metadata key {key} twice")
         metadata[key] = _read_value(reader, key, special_tokens)
-    return metadata, special_tokens
+        spans[key] = (start, reader.position)
+    return metadata, spans, special_tokens
 
 
 def _read_value(reader: "_Reader", key: str, special_tokens: set[str]) -> Value:

@@ -5,6 +5,7 @@ Source for paths and bodies: Ollama, docs/api.md and server/routes.go.
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 BLOCK = 2**20
+PROBE_SECONDS = 300.0
 NAME_RULE = (
     "Ollama's names are [host/][namespace/]name[:tag]; each part begins with a letter, digit or"
     " underscore, goes on with those, dots and hyphens (no dot in a namespace), and has at most"
@@ -97,11 +99,19 @@ class Ollama:
 
     `url` is its base URL; `connect_timeout` and `silence_timeout` are seconds. No request has a
     limit on its total time. What only reads (GET, HEAD) is tried again where the connection breaks.
-    Every method may raise OllamaError or OllamaSilent.
+    Every method may raise OllamaError or OllamaSilent. `probes` keeps when servers, by URL, were
+    asked about adapters, and what they said.
     """
 
-    def __init__(self, url: str, connect_timeout: float, silence_timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        connect_timeout: float,
+        silence_timeout: float,
+        probes: dict[str, tuple[float, bool]] | None = None,
+    ) -> None:
         self.url = url
+        self._probes = {} if probes is None else probes
         self._connect_timeout = connect_timeout
         self._silence_timeout = silence_timeout
         self._session = requests.Session()
@@ -119,10 +129,16 @@ class Ollama:
         return str(answer.get("version", "unknown"))
 
     def takes_adapters(self) -> bool:
-        """Whether the server still takes LoRA adapters; asked without a side effect."""
+        """Whether the server still takes LoRA adapters; asked without a side effect, and not again
+        for PROBE_SECONDS."""
+        asked_at, answer = self._probes.get(self.url, (-PROBE_SECONDS, False))
+        if time.monotonic() - asked_at < PROBE_SECONDS:
+            return answer
         body = {"model": "!", "adapters": {"x.gguf": "sha256:" + "0" * 64}}
         response = self._send("POST", "/api/create", json=body, silence=self._connect_timeout)
-        return "no longer supported" not in response.text
+        answer = "no longer supported" not in response.text
+        self._probes[self.url] = (time.monotonic(), answer)
+        return answer
 
     def tags(self) -> list[dict[str, Any]]:
         """The models that the server has, as `/api/tags` describes them."""
@@ -136,17 +152,20 @@ class Ollama:
             raise ModelMissing(f"Ollama has no model {name!r}.")
         return self._json(response)
 
-    def check_free(self, name: str, *, replace: bool) -> None:
-        """Raise NameTaken if the server has a model `name` that must not be replaced."""
-        if replace:
-            return
+    def has_model(self, name: str) -> bool:
+        """Whether the server has a model of that name."""
         try:
             self.show(name)
         except ModelMissing:
-            return
-        raise NameTaken(
-            f"Ollama has a model {name!r} already. Choose another name, or send replace=true."
-        )
+            return False
+        return True
+
+    def check_free(self, name: str, *, replace: bool) -> None:
+        """Raise NameTaken if the server has a model `name` that must not be replaced."""
+        if not replace and self.has_model(name):
+            raise NameTaken(
+                f"Ollama has a model {name!r} already. Choose another name, or send replace=true."
+            )
 
     def has_blob(self, sha256: str) -> bool:
         """Whether the server has the blob of that digest (hex)."""

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app import modelfile
 from app.contents import Base, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
+from app.merging import Merge
 from app.modelfile_templates import Templates
 from app.ollama import ModelMissing, Ollama, check_name
 from app.requested import BadRequest, Options
@@ -17,6 +18,11 @@ CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
 CONVERT_LORA = "python convert_lora_to_gguf.py <folder> --base <base model folder>"
 UNQUANTIZED = ("F16", "BF16", "F32")
 PEFT_ARCHITECTURES = ("llama", "gemma2")
+# Run by Ollama's own engine, which had no adapters: 0.12 creates such a model, and fails to chat.
+NO_ADAPTERS_BEFORE_0_30 = frozenset(
+    ("gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3", "mllama", "olmo3")
+    + ("qwen25vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe")
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Plan:
     """How a model's folder becomes a model on Ollama.
 
     `files` and `adapters` map the name in the create request to the file's name in the folder;
-    `from_` is the Ollama model used as the base instead of files.
+    `from_` is the Ollama model used as the base instead of files. Where there is a `merge`, it has
+    to be done first, and its result takes the place of base and adapter.
     """
 
     modelfile: str
@@ -34,6 +41,11 @@ class Plan:
     adapters: Mapping[str, str]
     from_: str | None = None
     quantize: str | None = None
+    merge: Merge | None = None
+
+    def with_merged(self, name: str) -> "Plan":
+        """The same, once the merge is done and its file is called `name` in the folder."""
+        return replace(self, files={"model.gguf": name, **self.files}, merge=None)
 
     def needed(self) -> list[str]:
         """The names of the folder's files that Ollama needs."""
@@ -59,20 +71,81 @@ def make_plan(
     Raises Unusable for what can't work, BadRequest or ModelfileError for fields that don't fit.
     """
     from_ = _base_on_ollama(selection, options, server)
-    if server is not None:
+    reason = _reason_to_merge(selection, options, server)
+    merge = _merge(selection, options, reason) if reason else None
+    if server is not None and merge is None:
         _check_server(selection, options, server)
     if isinstance(selection.base, Base):
         _check_quantize(selection.base.header.quantization, options)
-    text, template, reason = _render(selection, options, templates, from_)
+    text, template, why = _render(selection, options, templates, from_)
+    projector = [selection.projector.name] if selection.projector else []
     return Plan(
         modelfile=text,
         template=template,
-        reason=reason,
-        files=_base_files(selection),
-        adapters=_adapter_files(selection),
+        reason=why,
+        files={_plain(name): name for name in projector} if merge else _base_files(selection),
+        adapters={} if merge else _adapter_files(selection),
         from_=from_,
         quantize=options.quantize,
+        merge=merge,
     )
+
+
+def _reason_to_merge(selection: Selection, options: Options, server: Ollama | None) -> str | None:
+    """Why the adapter has to be merged before it is sent; None where it needn't be."""
+    if selection.adapter is None or options.merge == "never":
+        return None
+    if options.merge == "always":
+        return "Merging was asked for."
+    if options.adapter_scale != 1:
+        return "Ollama knows no scale for an adapter."
+    if server is None:
+        return None
+    if not server.takes_adapters():
+        return f"This Ollama server (version {server.version()}) no longer takes adapters."
+    architecture = _base_architecture(selection.base) if selection.base else None
+    if architecture in NO_ADAPTERS_BEFORE_0_30 and _is_before_0_30(server.version()):
+        return f"Ollama before 0.30 takes adapters for {architecture}, but can't run them."
+    is_peft = isinstance(selection.adapter, SafetensorsAdapter)
+    if is_peft and isinstance(selection.base, Base) and architecture not in PEFT_ARCHITECTURES:
+        return f"Ollama doesn't convert safetensors adapters for {architecture}."
+    return None
+
+
+def _is_before_0_30(version: str) -> bool:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) < (0, 30)
+
+
+def _merge(selection: Selection, options: Options, reason: str) -> Merge:
+    """What is to be merged. Raises Unusable where that can't work."""
+    base, adapter = selection.base, selection.adapter
+    if not isinstance(base, Base):
+        what = "a safetensors model" if base else "a model that only Ollama has"
+        raise Unusable(
+            f"{reason} The adapter would have to be merged, but its base is {what}.",
+            "Put the base model's GGUF into the zip, or upload it here as a model of its own and"
+            " name that one in the field 'from'.",
+        )
+    config = None
+    if isinstance(adapter, SafetensorsAdapter):
+        from app.merge import MergeError  # numpy and what it needs are only loaded where they are
+        from app.peft import peft_pairs  # used: they take more memory than all the rest
+
+        config, weights = adapter.files
+        try:
+            headers = [file.header for file in base.files]
+            peft_pairs(Path(weights), adapter.header, adapter.config, headers)
+        except MergeError as error:
+            raise Unusable(
+                f"{weights}: {error}",
+                f"Or convert it to GGUF with llama.cpp: {CONVERT_LORA}",
+            ) from error
+    else:
+        assert adapter is not None
+        weights = adapter.name
+    names = tuple(file.name for file in base.files)
+    return Merge(names, weights, config, options.adapter_scale, reason)
 
 
 def _base_on_ollama(selection: Selection, options: Options, server: Ollama | None) -> str | None:
@@ -88,7 +161,7 @@ def _base_on_ollama(selection: Selection, options: Options, server: Ollama | Non
     if selection.from_ is not None:
         return _require_base(selection, selection.from_, server)
     for name in _named_by_adapter(selection.adapter):
-        if server is None or _has(server, name):
+        if server is None or server.has_model(name):
             return _require_base(selection, name, server)
     raise Unusable(
         "Found an adapter without a base model, and it doesn't name one that Ollama has.",
@@ -106,14 +179,6 @@ def _named_by_adapter(adapter: Gguf | SafetensorsAdapter | None) -> Iterable[str
     for name in (named or "", (named or "").rpartition("/")[2]):
         if ollama_name(name):
             yield name
-
-
-def _has(server: Ollama, name: str) -> bool:
-    try:
-        server.show(name)
-    except ModelMissing:
-        return False
-    return True
 
 
 def _require_base(selection: Selection, name: str, server: Ollama | None) -> str:
@@ -189,8 +254,7 @@ def _check_server(selection: Selection, options: Options, server: Ollama) -> Non
     if selection.adapter is not None:
         raise Unusable(
             f"This Ollama server (version {server.version()}) no longer takes LoRA adapters.",
-            "Merge the adapter into its base with llama.cpp's llama-export-lora and zip the result,"
-            " or use an Ollama up to 0.34.0.",
+            "Send merge=auto, and the adapter is merged into its base before it is sent.",
         )
     if converts:
         raise Unusable(

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from typing import Any
 
+MERGE_CHOICES = ("auto", "always", "never")
 QUANTIZE_TYPES = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 
 
@@ -24,6 +26,8 @@ class Options:
     license: str | None = None
     quantize: str | None = None
     replace: bool = True
+    merge: str | None = None
+    adapter_scale: float = 1.0
 
 
 def text(fields: Mapping[str, Any], name: str) -> str:
@@ -60,7 +64,29 @@ def options(fields: Mapping[str, Any]) -> Options:
         license=optional_text(fields, "license") or None,
         quantize=quantize,
         replace=_flag(fields, "replace", default=True),
+        merge=_merge(fields),
+        adapter_scale=_number(fields, "adapter_scale", default=1.0),
     )
+
+
+def _merge(fields: Mapping[str, Any]) -> str | None:
+    value = optional_text(fields, "merge") or None
+    if value is not None and value not in MERGE_CHOICES:
+        raise BadRequest(f"The field 'merge' takes one of {', '.join(MERGE_CHOICES)}.")
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str, *, default: float) -> float:
+    value = fields.get(name, "")
+    if value == "" or value is None:
+        return default
+    try:
+        number = float(value) if isinstance(value, int | float | str) else nan
+    except ValueError:
+        number = nan
+    if isinstance(value, bool) or not isfinite(number):
+        raise BadRequest(f"The field {name!r} takes a finite number.")
+    return number
 
 
 def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:

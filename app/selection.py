@@ -1,6 +1,6 @@
 """Which of the files in a zip make the one model that it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -56,6 +56,16 @@ class Selection:
         elif self.adapter is not None:
             kinds |= dict.fromkeys(self.adapter.files, "adapter")
         return kinds
+
+
+def with_base(selection: Selection, base: Selection) -> Selection:
+    """An adapter's selection with the base model of another one. Raises Unusable where they don't
+    fit."""
+    both = replace(selection, base=base.base, projector=base.projector, from_=None)
+    if base.base is None:
+        raise Unusable(f"{label(selection.adapter)} can't be put on a model without a base.")
+    _check_parts(both)
+    return both
 
 
 def _gguf_facts(header: gguf.Header) -> dict[str, Any]:
@@ -180,8 +190,10 @@ def _nothing_usable(contents: Contents) -> Unusable:
     )
 
 
-def label(part: Base | Gguf | SafetensorsModel | SafetensorsAdapter) -> str:
+def label(part: Base | Gguf | SafetensorsModel | SafetensorsAdapter | None) -> str:
     """The name of the file that stands for a part."""
+    if part is None:
+        return "nothing"
     if isinstance(part, Base):
         return part.files[0].name
     return part.name if isinstance(part, Gguf) else part.files[0]

@@ -118,6 +118,11 @@ class Model:
         facts = {key: value for key, value in self.manifest().items() if key != "files"}
         return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
 
+    def note(self, **facts: Any) -> None:
+        """Add to what the manifest says of the model, where its folder can be written."""
+        with suppress(OSError):
+            write_manifest(self.folder, {**self.manifest(), **facts})
+
     def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
         """The sha256 (hex) of each file in `names`.
 
@@ -210,6 +215,17 @@ class Storage:
                 f"{what} needs {needed} bytes and the models directory has {free} left."
                 " Delete models that are no longer needed, or give it a larger disk."
             )
+
+    def digests(self, model: Model, names: Iterable[str], report: Report) -> dict[str, str]:
+        """Model.digests, also for names that lead to another model (`../<model>/<file>`)."""
+        result = {}
+        for name in names:
+            owner, inner = model, name
+            if name.startswith("../"):
+                other, _, inner = name.removeprefix("../").partition("/")
+                owner = self.model(other)
+            result[name] = owner.digests([inner], report)[inner]
+        return result
 
     @contextmanager
     def hold(self, name: str, task: str) -> Iterator[None]:

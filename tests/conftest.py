@@ -1,3 +1,4 @@
+import inspect
 import os
 import shutil
 import uuid
@@ -12,6 +13,7 @@ from flask import Flask
 
 from app import create_app
 from app.config import ollama_url
+from app.ollama import Ollama
 from tests.callers import Caller, CurlCaller, FlaskCaller, RequestsCaller
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.serving import Served, serve
@@ -27,15 +29,28 @@ def require_program(name: str) -> None:
         say(f"{name} isn't installed: tests/system-packages test")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what makes models on Ollama with a version that takes adapters and one that doesn't."""
+    asked = inspect.signature(metafunc.function).parameters
+    if not REAL_OLLAMA and "ollama_version" not in asked and {"new_name", "standin"} & set(asked):
+        metafunc.parametrize("ollama_version", ["0.32.15", "0.34.1"])
+
+
 @pytest.fixture
-def standin(tmp_path: Path) -> Iterator[Standin]:
+def ollama_version() -> str:
+    """The version that the stand-in plays."""
+    return "0.32.15"
+
+
+@pytest.fixture
+def standin(tmp_path: Path, ollama_version: str) -> Iterator[Standin]:
     """A stand-in for Ollama with nothing on it."""
-    with Standin(tmp_path / "ollama") as server:
+    with Standin(tmp_path / "ollama", version=ollama_version) as server:
         yield server
 
 
 @pytest.fixture
-def ollama(request: pytest.FixtureRequest) -> str:
+def ollama(request: pytest.FixtureRequest, ollama_version: str) -> str:
     """The address of Ollama: the real one that OLLAMA_TEST_HOST names, else the stand-in's."""
     if REAL_OLLAMA:
         return ollama_url(REAL_OLLAMA)
@@ -124,3 +139,11 @@ def show(ollama: str, name: str) -> dict[str, Any]:
     response.raise_for_status()
     shown: dict[str, Any] = response.json()
     return shown
+
+
+def check_adapter_arrived(ollama: str, name: str) -> None:
+    """The model carries an adapter on a server that takes them, and else a merged base."""
+    taken = Ollama(ollama, 10, 60).takes_adapters()
+    shown = show(ollama, name)
+    assert ("\nADAPTER " in shown["modelfile"]) == taken
+    assert ("model_handler.merged" in shown["model_info"]) == (not taken)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.callers import Caller
-from tests.conftest import Zips, litter, show
+from tests.conftest import Zips, check_adapter_arrived, litter
 
 HEADERS = {
     "content-type": "application/x-ndjson",
@@ -70,7 +70,7 @@ def test_create(caller: Caller, zips_of_each: Zips, ollama: str, new_name: str) 
         + line("Start structure template", "0.66", {"model": "tiny_lora"})
         + line("Success create model", "1.0", fields)
     )
-    assert "\nADAPTER " in show(ollama, new_name)["modelfile"]
+    check_adapter_arrived(ollama, new_name)
 
 
 @pytest.mark.parametrize("name_first", [True, False])
@@ -100,7 +100,7 @@ def test_deploy(
             "Success create model", "1.0", {**created, "model_name_on_ollama": new_name}, "progress"
         )
     )
-    assert "\nADAPTER " in show(ollama, new_name)["modelfile"]
+    check_adapter_arrived(ollama, new_name)
     assert not litter(models_dir)
 
 

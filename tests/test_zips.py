@@ -15,7 +15,7 @@ from flask import Flask
 
 from app import create_app
 from tests.callers import Caller, FlaskCaller
-from tests.conftest import REAL_OLLAMA, litter, show
+from tests.conftest import REAL_OLLAMA, check_adapter_arrived, litter
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.standin import Standin
 
@@ -105,7 +105,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 class Works:
     """A zip that becomes a model: its FROM and ADAPTER, and the names in Ollama's request.
 
-    A real Ollama only `loads` what holds a whole model, not the makeshift files of some rows.
+    A real Ollama only `loads` what holds a whole model, not the makeshift files of some rows. Some
+    don't work on servers `without_adapters`, which don't convert and quantize either.
     """
 
     members: Callable[[Files], Members]
@@ -116,6 +117,7 @@ class Works:
     fields: dict[str, str] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
     loads: bool = True
+    without_adapters: bool = True
 
 
 WORKS = {
@@ -167,6 +169,7 @@ WORKS = {
         adapters=["lora.gguf"],
         fields={"from": "base-on-ollama"},
         request={"from": "base-on-ollama"},
+        without_adapters=False,
     ),
     "adapter alone that names its base": Works(
         lambda f: {"lora.gguf": f.named_lora},
@@ -174,6 +177,7 @@ WORKS = {
         "./lora.gguf",
         adapters=["lora.gguf"],
         request={"from": "base-on-ollama"},
+        without_adapters=False,
     ),
     "PEFT adapter alone": Works(
         lambda f: PEFT,
@@ -183,6 +187,7 @@ WORKS = {
         fields={"from": "base-on-ollama"},
         request={"from": "base-on-ollama"},
         loads=False,
+        without_adapters=False,
     ),
     "PEFT adapter in a folder beside a GGUF": Works(
         lambda f: {"base.gguf": f.base, **{f"lora/{name}": data for name, data in PEFT.items()}},
@@ -191,12 +196,14 @@ WORKS = {
         files=["base.gguf"],
         adapters=["adapter_config.json", "adapter_model.safetensors"],
         loads=False,
+        without_adapters=False,
     ),
     "safetensors model": Works(
         lambda f: HF_MODEL,
         ["."],
         files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer.model"],
         loads=False,
+        without_adapters=False,
     ),
     "pickles beside a GGUF are ignored": Works(
         lambda f: {"base.gguf": f.base, "training_args.bin": b"\x80\x02"},
@@ -225,6 +232,7 @@ WORKS = {
         "./lora.gguf",
         adapters=["lora.gguf"],
         request={"from": "base-on-ollama"},
+        without_adapters=False,
     ),
     "fields": Works(
         lambda f: {"base.gguf": f.f16},
@@ -244,6 +252,7 @@ WORKS = {
             "license": ["MIT"],
             "quantize": "Q8_0",
         },
+        without_adapters=False,
     ),
     "a family by name": Works(
         lambda f: {"base.gguf": f.with_template},
@@ -264,19 +273,28 @@ WORKS = {
 @pytest.fixture
 def base_on_ollama(app: Flask, ollama: str, files: Files, tmp_path: Path) -> Iterator[None]:
     """A base model on Ollama for adapters that come alone."""
-    _put_base_on_ollama(FlaskCaller(app.test_client()), files, tmp_path)
+    _put_on_ollama(FlaskCaller(app.test_client()), files.base, BASE_ON_OLLAMA, tmp_path)
     yield
     requests.delete(f"{ollama}/api/delete", json={"model": BASE_ON_OLLAMA}, timeout=30)
 
 
-def _put_base_on_ollama(caller: Caller, files: Files, folder: Path) -> None:
-    zipped = write_zip(folder / "for-ollama.zip", {"base.gguf": files.base})
-    fields = [("Model", zipped), ("model_name_on_ollama", BASE_ON_OLLAMA)]
+def _put_on_ollama(caller: Caller, base: Path, name: str, folder: Path) -> None:
+    zipped = write_zip(folder / "for-ollama.zip", {"base.gguf": base})
+    fields = [("Model", zipped), ("model_name_on_ollama", name)]
     assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+    caller.send_json("DELETE", "/models/", {"model": "for-ollama"})
+
+
+ROWS = [
+    (version, name)
+    for version in (["real"] if REAL_OLLAMA else ["0.32.15", "0.34.1"])
+    for name, case in WORKS.items()
+    if (case.loads or version != "real") and (case.without_adapters or version != "0.34.1")
+]
 
 
 @pytest.mark.ollama
-@pytest.mark.parametrize("name", [name for name in WORKS if WORKS[name].loads or not REAL_OLLAMA])
+@pytest.mark.parametrize(("ollama_version", "name"), ROWS)
 @pytest.mark.usefixtures("base_on_ollama")
 def test_works(
     request: pytest.FixtureRequest,
@@ -285,14 +303,15 @@ def test_works(
     new_name: str,
     files: Files,
     tmp_path: Path,
+    ollama_version: str,
     name: str,
 ) -> None:
     case, caller = WORKS[name], FlaskCaller(app.test_client())
     zipped = write_zip(tmp_path / "zipped.zip", case.members(files))
     form = [("Model", zipped), ("model_name_on_ollama", new_name), *case.fields.items()]
     assert caller.send_form("/models/deploy/", form).last["status"] == 200
-    shown = show(ollama, new_name)["modelfile"] if case.loads else ""
-    assert ("\nADAPTER " in shown) == (case.loads and bool(case.adapters))
+    if case.loads and case.adapters:
+        check_adapter_arrived(ollama, new_name)
     if not REAL_OLLAMA:
         _check_request(request.getfixturevalue("standin"), new_name, case)
     query = f"?from={case.fields['from']}" if "from" in case.fields else ""
@@ -306,8 +325,9 @@ def test_works(
 def _check_request(standin: Standin, new_name: str, case: Works) -> None:
     bodies = [sent.json for sent in standin.requests if sent.path == "/api/create"]
     body = next(body for body in bodies if body["model"] == new_name)
-    assert sorted(body.get("files", {})) == sorted(case.files)
-    assert sorted(body.get("adapters", {})) == sorted(case.adapters)
+    merged = bool(case.adapters) and standin.version == "0.34.1"
+    assert sorted(body.get("files", {})) == (["model.gguf"] if merged else sorted(case.files))
+    assert sorted(body.get("adapters", {})) == ([] if merged else sorted(case.adapters))
     assert body.items() >= case.request.items()
 
 
@@ -409,13 +429,39 @@ REFUSED = {
         lambda f: {**PEFT, "adapter_config.json": b'{"peft_type": "IA3"}'},
         "adapter_config.json: IA3 isn't a LoRA adapter.",
     ),
-    "PEFT on an architecture that Ollama doesn't convert": Refused(
+    "PEFT that can't be merged where Ollama doesn't convert it": Refused(
         lambda f: {"base.gguf": f.qwen, **PEFT},
+        "adapter_model.safetensors: The adapter holds a, which is no half of a LoRA pair.",
+        "Or convert it to GGUF with llama.cpp:"
+        " python convert_lora_to_gguf.py <folder> --base <base model folder>",
+        action=CREATE,
+    ),
+    "PEFT alone for an architecture that Ollama doesn't convert": Refused(
+        lambda f: PEFT,
         "adapter_model.safetensors: Ollama converts safetensors adapters only for llama and gemma2,"
         " not for qwen2.",
         "Convert it to GGUF with llama.cpp:"
         " python convert_lora_to_gguf.py <folder> --base <base model folder>",
+        fields={"from": "qwen-on-ollama"},
         action=CREATE,
+    ),
+    "adapter alone, base only on an Ollama that takes no adapters": Refused(
+        lambda f: {"lora.gguf": f.lora},
+        "This Ollama server (version 0.34.1) no longer takes adapters. The adapter would have to"
+        " be merged, but its base is a model that only Ollama has.",
+        "Put the base model's GGUF into the zip, or upload it here as a model of its own and"
+        " name that one in the field 'from'.",
+        fields={"from": "base-on-ollama"},
+        action=CREATE,
+        version="0.34.1",
+    ),
+    "an adapter that must not be merged": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.lora},
+        "This Ollama server (version 0.34.1) no longer takes LoRA adapters.",
+        "Send merge=auto, and the adapter is merged into its base before it is sent.",
+        fields={"merge": "never"},
+        action=CREATE,
+        version="0.34.1",
     ),
     "adapter alone, no base named": Refused(
         lambda f: {"lora.gguf": f.lora},
@@ -537,7 +583,9 @@ def test_refused(tmp_path: Path, models_dir: Path, files: Files, name: str) -> N
     with Standin(tmp_path / "ollama", version=case.version) as standin:
         app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
         caller = FlaskCaller(app.test_client())
-        _put_base_on_ollama(caller, files, tmp_path)
+        _put_on_ollama(caller, files.base, BASE_ON_OLLAMA, tmp_path)
+        if case.fields.get("from") == "qwen-on-ollama":
+            _put_on_ollama(caller, files.qwen, "qwen-on-ollama", tmp_path)
         zipped = write_zip(tmp_path / "zipped.zip", case.members(files))
         form = {"model_name_on_ollama": NEW, **case.fields}
         answer = caller.send_form("/models/deploy/", [("Model", zipped), *form.items()])

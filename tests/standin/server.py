@@ -27,6 +27,7 @@ class Standin:
 
     def __init__(self, folder: Path, *, version: str = "0.32.15", port: int = 0) -> None:
         self._script = Script()
+        self.version = version
         self._server = Server(port, Store(folder), Behaviour.of(version), self._script)
         self._thread: threading.Thread | None = None
         self.url = f"http://127.0.0.1:{self._server.server_port}"

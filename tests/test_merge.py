@@ -1,0 +1,277 @@
+"""Merged models: right in every type, in llama.cpp's eyes, and made once."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import libgguf
+import numpy as np
+import pytest
+
+from app import create_app
+from app import gguf as headers
+from app import merge as merging
+from app.merge import MergeError, Pair, gguf_pairs, merge
+from tests.callers import FlaskCaller
+from tests.conftest import litter
+from tests.gguf_files import write_base, write_lora, write_zip
+from tests.standin import Standin
+
+Type = gguf.GGMLQuantizationType
+WIDTH = 256
+TYPES = [
+    *(Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1),
+    *(Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
+]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+def dense(tensor: Any) -> Floats:
+    if tensor.tensor_type in (Type.F32, Type.F16, Type.BF16):
+        return gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
+    return np.asarray(libgguf.dequantize_rows(tensor.data, tensor.tensor_type), np.float64)
+
+
+def rounded(values: Floats, kind: Type) -> Floats:
+    """The values as they come back from type `kind`."""
+    rows = values.astype(np.float32)
+    if kind in (Type.F32, Type.F16, Type.BF16):
+        packed = gguf.quants.quantize(rows, kind)
+        return gguf.quants.dequantize(packed, kind).astype(np.float64)
+    return np.asarray(libgguf.dequantize_rows(libgguf.quantize_rows(rows, kind), kind), np.float64)
+
+
+def write_quantized(path: Path, kind: Type) -> Path:
+    """A base whose linear layers have the type `kind`, also where `gguf` can't write it."""
+    plain = write_base(path.with_suffix(".f32"), width=WIDTH)
+    reader = gguf.GGUFReader(plain)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.name", "tiny")
+    for tensor in reader.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2 and kind != Type.F32:
+            if kind in (Type.F16, Type.BF16):
+                packed = gguf.quants.quantize(tensor.data, kind)
+            else:
+                packed = libgguf.quantize_rows(np.array(tensor.data), kind)
+            writer.add_tensor(tensor.name, packed, raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def pairs_of(path: Path) -> dict[str, Pair]:
+    return gguf_pairs(path, headers.open_header(path))
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_against_a_dense_reference(tmp_path: Path, kind: Type, scale: float) -> None:
+    base = write_quantized(tmp_path / "base.gguf", kind)
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, rank=4, alpha=8.0)
+    target = tmp_path / "merged.gguf"
+    merged = merge([base], pairs_of(lora), target, note="with lora", scale=scale)
+    assert merged.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert (merged.tensors, merged.recoded) == (7, ())
+    assert headers.open_header(target).name == "tiny (with lora)"
+    before, change, after = tensors(base), tensors(lora), tensors(target)
+    assert list(before) == list(after)
+    for name, tensor in after.items():
+        assert tensor.tensor_type == before[name].tensor_type
+        if f"{name}.lora_a" not in change:
+            assert bytes(tensor.data) == bytes(before[name].data)
+            continue
+        a, b = (change[f"{name}.lora_{side}"].data.astype(np.float64) for side in "ab")
+        reference = dense(before[name]) + scale * 8.0 / 4 * (b @ a)
+        own_error = np.abs(rounded(reference, kind) - reference).mean()
+        error = np.abs(dense(tensor) - reference).mean()
+        # Rounding float32 products before quantising may tip a few values over to a neighbour.
+        assert error <= own_error * 1.02 + 1e-7
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_a_zero_adapter_changes_nothing_beyond_rounding(tmp_path: Path, kind: Type) -> None:
+    base = write_quantized(tmp_path / "base.gguf", kind)
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, scale=0)
+    merge([base], pairs_of(lora), tmp_path / "merged.gguf", note="with nothing")
+    before, after = tensors(base), tensors(tmp_path / "merged.gguf")
+    for name, tensor in after.items():
+        values = dense(before[name])
+        own_error = np.abs(rounded(values, before[name].tensor_type) - values).max()
+        assert np.abs(dense(tensor) - values).max() <= own_error + 1e-12
+
+
+def test_a_type_without_an_encoder_becomes_q8_0(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf", width=WIDTH)
+    writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "llama")
+    for tensor in gguf.GGUFReader(base).tensors:
+        if tensor.name == "blk.0.attn_q.weight":
+            importance = np.ones(WIDTH, np.float32)
+            packed = libgguf.quantize_rows(np.array(tensor.data), Type.IQ2_XS, importance)
+            writer.add_tensor(tensor.name, packed, raw_dtype=Type.IQ2_XS)
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH)
+    merged = merge([tmp_path / "iq.gguf"], pairs_of(lora), tmp_path / "merged.gguf", note="x")
+    assert merged.recoded == ("blk.0.attn_q.weight",)
+    assert tensors(tmp_path / "merged.gguf")["blk.0.attn_q.weight"].tensor_type == Type.Q8_0
+
+
+def test_shards_become_one_file(tmp_path: Path) -> None:
+    whole = write_base(tmp_path / "whole.gguf", blocks=2)
+    shards = []
+    reader = gguf.GGUFReader(whole)
+    for number in range(2):
+        path = tmp_path / f"m-{number + 1:05}-of-00002.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 2)
+        for tensor in reader.tensors[number::2]:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        shards.append(path)
+    lora = write_lora(tmp_path / "lora.gguf", blocks=2)
+    merge(shards, pairs_of(lora), tmp_path / "from-shards.gguf", note="x")
+    merge([whole], pairs_of(lora), tmp_path / "from-whole.gguf", note="x")
+    assert headers.open_header(tmp_path / "from-shards.gguf").shard is None
+    one, other = tensors(tmp_path / "from-shards.gguf"), tensors(tmp_path / "from-whole.gguf")
+    assert sorted(one) == sorted(other)
+    assert all(bytes(one[name].data) == bytes(other[name].data) for name in one)
+
+
+def test_an_embedding_s_pair_is_flipped(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    vocabulary = headers.open_header(base).tensors["token_embd.weight"].shape[1]
+    a = np.random.default_rng(0).normal(0, 1, (vocabulary, 2)).astype(np.float32)
+    b = np.random.default_rng(1).normal(0, 1, (32, 2)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_float32("adapter.lora.alpha", 2.0)
+    writer.add_tensor("token_embd.weight.lora_a", a)
+    writer.add_tensor("token_embd.weight.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    adapter = headers.open_header(tmp_path / "lora.gguf")
+    headers.check_adapter_fits([headers.open_header(base)], adapter)
+    pairs = gguf_pairs(tmp_path / "lora.gguf", adapter)
+    merge([base], pairs, tmp_path / "merged.gguf", note="x")
+    after = dense(tensors(tmp_path / "merged.gguf")["token_embd.weight"])
+    reference = dense(tensors(base)["token_embd.weight"]) + a.astype(np.float64) @ b.T
+    assert np.allclose(after, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16], ids=lambda kind: kind.name)
+def test_a_result_that_isn_t_finite_is_refused(tmp_path: Path, kind: Type) -> None:
+    base = write_quantized(tmp_path / "base.gguf", kind)
+    huge = np.full((1, 1, WIDTH), 3e38, np.float32), np.full((1, WIDTH, 1), 3e38, np.float32)
+    pairs = {"blk.0.attn_k.weight": Pair(lambda: huge, 1.0)}
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(MergeError, match=r"^blk\.0\.attn_k\.weight isn't finite"),
+    ):
+        merge([base], pairs, tmp_path / "merged.gguf", note="x")
+
+
+def test_stopping_in_between(tmp_path: Path) -> None:
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge([base], pairs_of(lora), tmp_path / "merged.gguf", note="x", report=stop)
+
+
+def test_the_service_merges_once_and_says_so(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        fields = [("Model", zipped), ("model_name_on_ollama", "one")]
+        lines = caller.send_form("/models/deploy/?verbose=1", fields).lines
+        merging_lines = [
+            line["message"]["details"] for line in lines if line["message"]["action"] == "Merging."
+        ]
+        reason = "This Ollama server (version 0.34.1) no longer takes adapters."
+        assert merging_lines[0]["reason"] == reason
+        report = json.loads(caller.get("/models/m/").body)
+        merged = {"reason": reason, "tensors": 7, "recoded": []}
+        assert report["last_create"] == {"model_name_on_ollama": "one", "merged": merged}
+        assert [file["name"] for file in report["files"]] == ["base.gguf", "lora.gguf"]
+        monkeypatch.setattr("app.merging._run", None)
+        again = {"model": "m", "model_name_on_ollama": "two"}
+        assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
+        pushed = [sent.path for sent in standin.requests if sent.path.startswith("/api/blobs")]
+        assert len({path for path in pushed}) == 1
+        assert caller.send_json("DELETE", "/models/", {"model": "m"}).last["status"] == 200
+    assert not litter(models_dir)
+    assert [path.name for path in models_dir.iterdir()] == [".model-handler"]
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "merged"),
+    [
+        ("0.32.15", {}, None),
+        ("0.32.15", {"merge": "always"}, "Merging was asked for."),
+        ("0.32.15", {"adapter_scale": "0.5"}, "Ollama knows no scale for an adapter."),
+        ("0.12.11", {}, None),
+    ],
+)
+def test_when_it_merges(
+    tmp_path: Path, models_dir: Path, version: str, fields: dict[str, str], merged: str | None
+) -> None:
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
+    with Standin(tmp_path / "ollama", version=version) as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        form = [("Model", zipped), ("model_name_on_ollama", "new"), *fields.items()]
+        assert caller.send_form("/models/deploy/", form).last["status"] == 200
+        last_create = json.loads(caller.get("/models/m/").body)["last_create"]
+    assert (last_create["merged"] or {}).get("reason") == merged
+
+
+def test_an_adapter_goes_onto_a_model_of_the_models_directory(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    zips = [
+        write_zip(tmp_path / "the_base.zip", {"base.gguf": base}),
+        write_zip(tmp_path / "tuned.zip", {"lora.gguf": lora}),
+    ]
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        assert caller.send_form("/models/upload/", [("Model", zips[0])]).last["status"] == 200
+        form = [("Model", zips[1]), ("model_name_on_ollama", "new"), ("from", "the_base")]
+        assert caller.send_form("/models/deploy/", form).last["status"] == 200
+    assert merging.NOTE_KEY in headers.open_header(
+        next((models_dir / "tuned" / ".merged").glob("*.gguf"))
+    ).metadata
+
+
+def test_alpha_over_rank_is_the_scale(tmp_path: Path) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", rank=8, alpha=4.0)
+    assert all(math.isclose(pair.factor, 0.5) for pair in pairs_of(lora).values())
