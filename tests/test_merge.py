@@ -18,6 +18,7 @@ from app.merge import MergeError, Pair, gguf_pairs, merge
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora, write_zip
+from tests.llama_cpp import generate
 from tests.standin import Standin
 
 Type = gguf.GGMLQuantizationType
@@ -51,23 +52,7 @@ def rounded(values: Floats, kind: Type) -> Floats:
 def write_quantized(path: Path, kind: Type) -> Path:
     """A base whose linear layers have the type `kind`, also where `gguf` can't write it."""
     plain = write_base(path.with_suffix(".f32"), width=WIDTH)
-    reader = gguf.GGUFReader(plain)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_string("general.name", "tiny")
-    for tensor in reader.tensors:
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2 and kind != Type.F32:
-            if kind in (Type.F16, Type.BF16):
-                packed = gguf.quants.quantize(tensor.data, kind)
-            else:
-                packed = libgguf.quantize_rows(np.array(tensor.data), kind)
-            writer.add_tensor(tensor.name, packed, raw_dtype=kind)
-        else:
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return plain.rename(path) if kind == Type.F32 else requantized(plain, path, kind)
 
 
 def pairs_of(path: Path) -> dict[str, Pair]:
@@ -224,7 +209,7 @@ def test_the_service_merges_once_and_says_so(
         again = {"model": "m", "model_name_on_ollama": "two"}
         assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
         pushed = [sent.path for sent in standin.requests if sent.path.startswith("/api/blobs")]
-        assert len({path for path in pushed}) == 1
+        assert len(set(pushed)) == 1
         assert caller.send_json("DELETE", "/models/", {"model": "m"}).last["status"] == 200
     assert not litter(models_dir)
     assert [path.name for path in models_dir.iterdir()] == [".model-handler"]
@@ -267,11 +252,60 @@ def test_an_adapter_goes_onto_a_model_of_the_models_directory(
         assert caller.send_form("/models/upload/", [("Model", zips[0])]).last["status"] == 200
         form = [("Model", zips[1]), ("model_name_on_ollama", "new"), ("from", "the_base")]
         assert caller.send_form("/models/deploy/", form).last["status"] == 200
-    assert merging.NOTE_KEY in headers.open_header(
-        next((models_dir / "tuned" / ".merged").glob("*.gguf"))
-    ).metadata
+    assert (
+        merging.NOTE_KEY
+        in headers.open_header(next((models_dir / "tuned" / ".merged").glob("*.gguf"))).metadata
+    )
 
 
 def test_alpha_over_rank_is_the_scale(tmp_path: Path) -> None:
     lora = write_lora(tmp_path / "lora.gguf", rank=8, alpha=4.0)
     assert all(math.isclose(pair.factor, 0.5) for pair in pairs_of(lora).values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [(Type.F32, 1e-4), (Type.F16, 0.01), (Type.Q8_0, 0.2), (Type.Q6_K, 0.2), (Type.Q4_K, 0.8)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_llama_cpp_sees_the_same_model(tmp_path: Path, kind: Type, tolerance: float) -> None:
+    """Base + adapter and the merged file give the same next tokens: for F32 each of them, else
+    log-probabilities of the first that differ by no more than `tolerance`: what rounding the changed
+    weights, and llama.cpp's own rounding of activations for those types, were seen to make of it."""
+    base = write_base(tmp_path / "base.gguf", width=WIDTH, blocks=2)
+    if kind != Type.F32:
+        base = requantized(base, tmp_path / "quantized.gguf", kind)
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, blocks=2, scale=2)
+    merge([base], pairs_of(lora), tmp_path / "merged.gguf", note="x")
+    plain, adapted = generate(base), generate(base, lora)
+    merged = generate(tmp_path / "merged.gguf")
+    assert next(iter(plain[0])) != next(iter(adapted[0])), "the adapter is strong enough to matter"
+    if kind == Type.F32:
+        assert [next(iter(step)) for step in merged] == [next(iter(step)) for step in adapted]
+    common = adapted[0].keys() & merged[0].keys()
+    assert len(common) >= 3
+    assert max(abs(adapted[0][token] - merged[0][token]) for token in common) <= tolerance
+
+
+def requantized(base: Path, target: Path, kind: Type) -> Path:
+    """The base with its linear layers in type `kind`, whole otherwise."""
+    writer = gguf.GGUFWriter(target, "llama")
+    reader = gguf.GGUFReader(base)
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            value_type = field.types[0]
+            sub_type = field.types[-1] if value_type == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), value_type, sub_type)
+    for tensor in reader.tensors:
+        data = np.array(tensor.data)
+        if not tensor.name.startswith("blk.") or len(tensor.shape) == 1:
+            writer.add_tensor(tensor.name, data)
+        elif kind in (Type.F16, Type.BF16):
+            writer.add_tensor(tensor.name, gguf.quants.quantize(data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, libgguf.quantize_rows(data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -45,6 +45,7 @@ def test_report(caller: Caller, zips: Zips, models_dir: Path) -> None:
         "template": "default",
         "template_reason": report["template_reason"],
         "problems": [],
+        "last_create": None,
     }
 
 
