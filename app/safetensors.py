@@ -124,7 +124,7 @@ def read_adapter_config(text: bytes) -> AdapterConfig:
 def _pattern(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     pattern = config.get(key) or {}
     if not isinstance(pattern, dict) or not all(map(_is_number, pattern.values())):
-        raise SafetensorsError(f"has a {key} that doesn't map names to numbers")
+        raise SafetensorsError(f"has {key}={pattern!r:.60}, which doesn't map names to numbers")
     return pattern
 
 

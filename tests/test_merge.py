@@ -269,9 +269,10 @@ def test_alpha_over_rank_is_the_scale(tmp_path: Path) -> None:
     ids=lambda value: getattr(value, "name", value),
 )
 def test_llama_cpp_sees_the_same_model(tmp_path: Path, kind: Type, tolerance: float) -> None:
-    """Base + adapter and the merged file give the same next tokens: for F32 each of them, else
-    log-probabilities of the first that differ by no more than `tolerance`: what rounding the changed
-    weights, and llama.cpp's own rounding of activations for those types, were seen to make of it."""
+    """Base + adapter and the merged file give the same next tokens: for F32 each of them; else the
+    log-probabilities of the first differ by at most `tolerance`, which was measured: rounding the
+    changed weights makes it, and that llama.cpp rounds activations for such types.
+    """
     base = write_base(tmp_path / "base.gguf", width=WIDTH, blocks=2)
     if kind != Type.F32:
         base = requantized(base, tmp_path / "quantized.gguf", kind)

@@ -95,11 +95,14 @@ def weights(path: Path) -> dict[str, Floats]:
     [
         ({}, {}),
         ({"use_rslora": True}, dict.fromkeys(NAMES, 8 / 2)),
-        ({"alpha_pattern": {"mlp.up_proj": 2, "q_proj": 16}}, {"mlp.up_proj": 0.5, "self_attn.q_proj": 4}),
+        (
+            {"alpha_pattern": {"mlp.up_proj": 2, "q_proj": 16}},
+            {"mlp.up_proj": 0.5, "self_attn.q_proj": 4},
+        ),
         ({"r": 64, "rank_pattern": {"q_proj": RANK}}, {}),
     ],
     ids=["plain", "rslora", "alpha_pattern", "rank_pattern"],
-)  # fmt: skip
+)
 def test_against_the_dense_equivalent(
     tmp_path: Path, arch: str, settings: dict[str, Any], factor: dict[str, float]
 ) -> None:
@@ -135,7 +138,11 @@ def test_fan_in_fan_out_is_turned_round(tmp_path: Path) -> None:
 ONE = {"self_attn.q_proj": (WIDTH, WIDTH)}
 Q = f"{PREFIX}self_attn.q_proj"
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Floats] | None, str]] = {
-    "DoRA": ({"use_dora": True}, None, "The adapter uses DoRA, whose magnitudes can't be merged here."),
+    "DoRA": (
+        {"use_dora": True},
+        None,
+        "The adapter uses DoRA, whose magnitudes can't be merged here.",
+    ),
     "modules_to_save": (
         {"modules_to_save": ["lm_head"]},
         None,
@@ -174,7 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Floats] | None, str]] = {
         {"base_model.model.lm_head.weight": np.ones((2, 2), np.float32)},
         "The adapter holds base_model.model.lm_head.weight, which is no half of a LoRA pair.",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

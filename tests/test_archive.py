@@ -1,0 +1,298 @@
+"""The zip reader: what it refuses and why, and that the rest comes out as unzip has it."""
+
+import hashlib
+import io
+import os
+import struct
+import subprocess
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from app.archive import Archive, ArchiveError, Limits
+from tests.conftest import require_program
+from tests.zip_defects import DEFECTS, END, good, zip64_end
+
+
+def contents(path: Path, limits: Limits | None = None) -> dict[str, bytes]:
+    with Archive(path, limits) as archive:
+        return {entry.name: b"".join(archive.chunks(entry)) for entry in archive.entries}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects(tmp_path: Path, name: str) -> None:
+    build, message = DEFECTS[name]
+    path = tmp_path / "defect.zip"
+    path.write_bytes(build())
+    with pytest.raises(ArchiveError) as refusal:
+        contents(path)
+    assert str(refusal.value) == message
+
+
+class Pipe(io.RawIOBase):
+    """A file that can't seek, so that zipfile writes data descriptors."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        written: int = self._target.write(data)
+        return written
+
+
+BIG = os.urandom(1000) * 3000
+FILES = {"a.txt": b"hello", "sub/b.bin": BIG, "sub/empty": b""}
+
+
+def by_zipfile(path: Path, *, stream: bool = False, zip64: bool = False, method: int) -> None:
+    with path.open("wb") as file:
+        target: Any = Pipe(file) if stream else file
+        with ZipFile(target, "w", method) as archive:
+            for name, content in FILES.items():
+                with archive.open(ZipInfo(name), "w", force_zip64=zip64) as entry:
+                    entry.write(content)
+            archive.comment = b"a comment"
+
+
+def by_zip(path: Path, *options: str) -> None:
+    """With Debian's zip, from a folder; `-` streams to its standard output."""
+    folder = path.with_suffix("")
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    require_program("zip")
+    if "-" in options:
+        with path.open("wb") as file:
+            subprocess.run(["zip", "-qr", "-", "."], cwd=folder, stdout=file, check=True)
+    else:
+        subprocess.run(["zip", "-qr", *options, str(path), "."], cwd=folder, check=True)
+
+
+ACCEPTED: dict[str, Callable[[Path], None]] = {
+    "stored": lambda path: by_zipfile(path, method=ZIP_STORED),
+    "deflated": lambda path: by_zipfile(path, method=ZIP_DEFLATED),
+    "stored with data descriptors": lambda path: by_zipfile(path, stream=True, method=ZIP_STORED),
+    "deflated with data descriptors": lambda path: by_zipfile(
+        path, stream=True, method=ZIP_DEFLATED
+    ),
+    "zip64 sizes": lambda path: by_zipfile(path, zip64=True, method=ZIP_DEFLATED),
+    "zip64 sizes with data descriptors": lambda path: by_zipfile(
+        path, zip64=True, stream=True, method=ZIP_DEFLATED
+    ),
+    "Debian's zip": lambda path: by_zip(path),
+    "Debian's zip, stored": lambda path: by_zip(path, "-0"),
+    "Debian's zip to a pipe": lambda path: by_zip(path, "-"),
+    "Debian's zip with zip64": lambda path: by_zip(path, "-fz"),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_comes_out_as_unzip_has_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "good.zip"
+    ACCEPTED[name](path)
+    ours = contents(path)
+    assert ours == FILES
+    require_program("unzip")
+    subprocess.run(["unzip", "-q", str(path), "-d", str(tmp_path / "out")], check=True)
+    theirs = {
+        file.relative_to(tmp_path / "out").as_posix(): file.read_bytes()
+        for file in (tmp_path / "out").rglob("*")
+        if file.is_file()
+    }
+    assert ours == theirs
+
+
+def named(raw: bytes, *, flags: int = 0, system: int = 3, extra: bytes = b"") -> bytes:
+    """A zip with one file whose name are those bytes."""
+    placeholder = "x" * len(raw)
+    entry = ZipInfo(placeholder)
+    entry.create_system, entry.extra = system, extra
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        archive.writestr(entry, b"content")
+    data = bytearray(buffer.getvalue().replace(placeholder.encode(), raw))
+    for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        struct.pack_into("<H", data, data.index(mark) + offset, flags)
+    return bytes(data)
+
+
+def unicode_path(raw: bytes, name: str) -> bytes:
+    import zlib
+
+    field = b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+NAMES = {
+    "UTF-8, flagged": (named("模型".encode(), flags=2048, system=0), "模型"),
+    "UTF-8 from Unix, not flagged": (named("模型".encode()), "模型"),
+    "CP437 from DOS": (named(b"\x81.txt", system=0), "ü.txt"),
+    "CP437 from Unix": (named(b"\x81.txt"), "ü.txt"),
+    "Info-ZIP's Unicode path": (
+        named(b"?.txt", system=0, extra=unicode_path(b"?.txt", "模.txt")),
+        "模.txt",
+    ),
+    "a Unicode path of another name": (
+        named(b"a.txt", system=0, extra=unicode_path(b"b.txt", "模.txt")),
+        "a.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(tmp_path: Path, name: str) -> None:
+    data, expected = NAMES[name]
+    (tmp_path / "named.zip").write_bytes(data)
+    assert list(contents(tmp_path / "named.zip")) == [expected]
+
+
+LAYOUTS = {
+    "flat": (["a", "b"], ["a", "b"]),
+    "one top folder": (["m/a", "m/sub/b"], ["a", "sub/b"]),
+    "one top folder with junk beside it": (
+        ["m/a", "__MACOSX/m/._a", ".DS_Store", "m/Thumbs.db"],
+        ["a"],
+    ),
+    "two top folders": (["m/a", "n/b"], ["m/a", "n/b"]),
+    "a file beside the folder": (["m/a", "b"], ["m/a", "b"]),
+    "only one level is stripped": (["m/n/a"], ["n/a"]),
+    "the service's own file": (["m/a", "m/.model-handler.json"], ["a"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(tmp_path: Path, name: str) -> None:
+    names, expected = LAYOUTS[name]
+    (tmp_path / "m.zip").write_bytes(good(*names))
+    assert list(contents(tmp_path / "m.zip")) == expected
+
+
+def test_a_zip64_end_record_that_agrees(tmp_path: Path) -> None:
+    (tmp_path / "m.zip").write_bytes(zip64_end(good()))
+    assert list(contents(tmp_path / "m.zip")) == ["a.txt"]
+
+
+def test_an_entry_over_4_gib(tmp_path: Path) -> None:
+    """A sparse file: its size is all that is large."""
+    path, size = tmp_path / "large.zip", 2**32 + 5
+    with path.open("wb") as file, ZipFile(file, "w") as archive:
+        archive.writestr("small", b"before")
+    data = path.read_bytes()
+    header_end = 30 + len("small") + 6
+    local = data[:header_end]
+    name, extra = b"large", struct.pack("<HHQQ", 1, 16, size, size)
+    limit = 2**32 - 1
+    large_local = struct.pack(
+        "<4s5HL2L2H", b"PK\3\4", 45, 0, 0, 0, 0, 0, limit, limit, len(name), len(extra)
+    )
+    start = data.index(b"PK\1\2")
+    directory = data[start : data.rindex(END)] + struct.pack(
+        "<4s4B4HL2L5H2L", b"PK\1\2", 45, 3, 45, 0, 0, 0, 0, 0, 0, limit, limit,
+        *(len(name), len(extra), 0, 0, 0, 0, len(local)),
+    ) + name + extra  # fmt: skip
+    with path.open("wb") as file:
+        file.write(local + large_local + name + extra)
+        file.seek(size, os.SEEK_CUR)
+        at = file.tell()
+        file.write(directory)
+        end64 = file.tell()
+        file.write(
+            struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, len(directory), at)
+        )
+        file.write(struct.pack("<4sLQL", b"PK\6\7", 0, end64, 1))
+        file.write(struct.pack("<4s4H2LH", END, 0, 0, 2, 2, len(directory), limit, 0))
+    with Archive(path) as archive:
+        assert [(entry.name, entry.size) for entry in archive.entries] == [
+            ("small", 6),
+            ("large", size),
+        ]
+        assert archive.total_size == size + 6
+        assert next(archive.chunks(archive.entries[1])) == bytes(2**20)
+
+
+def test_an_end_record_that_claims_a_million_entries_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    data = zip64_end(good(), entries=10**6)
+    at = data.rindex(END)
+    path.write_bytes(data[: at + 8] + b"\xff" * 4 + data[at + 12 :])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="has 1000000 entries; at most 10000 are taken"):
+            contents(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_entries_than_the_setting_allows(tmp_path: Path) -> None:
+    (tmp_path / "m.zip").write_bytes(good("a", "b", "c"))
+    with pytest.raises(ArchiveError, match="has 3 entries; at most 2 are taken"):
+        contents(tmp_path / "m.zip", Limits(entries=2))
+
+
+def test_entries_can_be_read_at_once_and_left_early(tmp_path: Path) -> None:
+    by_zipfile(tmp_path / "m.zip", method=ZIP_DEFLATED)
+    results = []
+    with Archive(tmp_path / "m.zip") as archive:
+        entry = archive.entries[1]
+        with archive.open(entry) as stream:
+            assert stream.read(1000) == BIG[:1000]
+
+        def read() -> None:
+            digest = hashlib.sha256()
+            for chunk in archive.chunks(entry):
+                digest.update(chunk)
+            results.append(digest.digest())
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [hashlib.sha256(BIG).digest()] * 4
+
+
+PARTS = st.sampled_from(["..", ".", "", "a", "B", "b", "C:", "\\", "~", " ", "\0", "é"]) | st.text()
+ENTRY_NAMES = st.lists(PARTS, min_size=1, max_size=5).map(
+    lambda parts: "/".join(parts).encode(errors="replace").decode()
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ENTRY_NAMES, min_size=1, max_size=4, unique=True))
+@example(["../../x"])
+@example(["a/../../../x"])
+@example(["/x"])
+def test_nothing_is_ever_outside(names: list[str]) -> None:
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        for name in names:
+            entry = ZipInfo("x")
+            entry.filename = name
+            try:
+                archive.writestr(entry, b"")
+            except (UnicodeError, struct.error):
+                return
+    path = Path(os.environ.get("TMPDIR", "/tmp"), f"names-{os.getpid()}.zip")
+    path.write_bytes(buffer.getvalue())
+    try:
+        with Archive(path) as opened:
+            found = [PurePosixPath(entry.name) for entry in opened.entries]
+    except ArchiveError:
+        return
+    finally:
+        path.unlink()
+    for name in found:
+        assert not name.is_absolute()
+        assert ".." not in name.parts
+        assert "\0" not in str(name)

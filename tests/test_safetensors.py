@@ -1,0 +1,170 @@
+"""The safetensors header reader, and PEFT's adapter_config.json."""
+
+import io
+import json
+import struct
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.safetensors import SafetensorsError, Tensor, read_adapter_config, read_header
+
+PEAK_BYTES = 64 * 2**20
+
+
+def build(table: object, data: int = 0, *, length: int | None = None) -> bytes:
+    """A safetensors file by hand: its table, and zeros as data."""
+    text = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
+
+
+def info(shape: list[Any], start: Any, end: Any, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def test_a_good_file() -> None:
+    table = {
+        "__metadata__": {"format": "pt"},
+        "b": info([2, 3], 8, 20, "F16"),
+        "a": info([2], 0, 8),
+        "empty": info([0, 4], 20, 20),
+    }
+    data = build(table, 20)
+    header = read_header(io.BytesIO(data), len(data))
+    start = len(data) - 20
+    assert header.metadata == {"format": "pt"}
+    assert header.parameter_count == 8
+    assert header.tensors == {
+        "b": Tensor("b", "F16", (2, 3), start + 8, 12),
+        "a": Tensor("a", "F32", (2,), start, 8),
+        "empty": Tensor("empty", "F32", (0, 4), start + 20, 0),
+    }
+
+
+DEFECTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "isn't a safetensors file: it is too short"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1",
+        "is a Git LFS pointer; run `git lfs pull` and zip again",
+    ),
+    "a header longer than the file": (
+        build({}, length=2**40),
+        "isn't a safetensors file, or is cut off within its header",
+    ),
+    "no JSON": (build(b"nonsense"), "has a header that isn't a JSON object"),
+    "a list": (build([]), "has a header that isn't a JSON object"),
+    "deep JSON": (build(b"[" * 100_000), "has a header that isn't a JSON object"),
+    "a name twice": (
+        build(b'{"a": {"x": 1}, "a": {"x": 1}}'),
+        "has a header that isn't a JSON object",
+    ),
+    "metadata that isn't an object": (
+        build({"__metadata__": 1}),
+        "has a __metadata__ that isn't a JSON object",
+    ),
+    "an unknown type": (
+        build({"a": info([1], 0, 4, "F13")}, 4),
+        "has an unknown or incomplete description of a",
+    ),
+    "no offsets": (
+        build({"a": {"dtype": "F32", "shape": [1]}}, 4),
+        "has an unknown or incomplete description of a",
+    ),
+    "a negative side": (
+        build({"a": info([-1], 0, 4)}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "half a side": (build({"a": info([0.5], 0, 2)}, 4), "has an impossible shape or place of a"),
+    "too few bytes": (build({"a": info([2], 0, 4)}, 4), "gives a 4 bytes where it needs 8"),
+    "overlapping": (
+        build({"a": info([2], 0, 8), "b": info([2], 4, 12)}, 12),
+        "has a gap or an overlap before b",
+    ),
+    "a gap": (
+        build({"a": info([1], 0, 4), "b": info([1], 8, 12)}, 12),
+        "has a gap or an overlap before b",
+    ),
+    "cut off": (
+        build({"a": info([4], 0, 16)}, 10),
+        "is cut off: it should have 86 bytes, but has 80. Copy it again",
+    ),
+    "more at the end": (build({"a": info([1], 0, 4)}, 5), "has other data after its tensors"),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects(name: str) -> None:
+    data, message = DEFECTS[name]
+    with pytest.raises(SafetensorsError) as refusal:
+        read_header(io.BytesIO(data), len(data))
+    assert str(refusal.value) == message
+
+
+def test_adapter_config_with_defaults() -> None:
+    config = read_adapter_config(b'{"r": 4, "base_model_name_or_path": "org/tiny"}')
+    assert (config.peft_type, config.r, config.lora_alpha) == ("LORA", 4, 8.0)
+    assert config.base_model_name_or_path == "org/tiny"
+    assert not any((config.use_rslora, config.use_dora, config.fan_in_fan_out))
+    assert (config.bias, config.modules_to_save) == ("none", ())
+
+
+CONFIG_DEFECTS = {
+    "no JSON": (b"{", "isn't a JSON object"),
+    "rank 0": (b'{"r": 0}', "has the rank r=0; it must be a whole number above 0"),
+    "a text as alpha": (b'{"lora_alpha": "8"}', "has lora_alpha='8'; it must be a finite number"),
+    "infinite alpha": (
+        b'{"lora_alpha": Infinity}',
+        "has lora_alpha=inf; it must be a finite number",
+    ),
+    "a pattern of texts": (
+        b'{"alpha_pattern": {"q": "x"}}',
+        "has alpha_pattern={'q': 'x'}, which doesn't map names to numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIG_DEFECTS)
+def test_adapter_config_defects(name: str) -> None:
+    text, message = CONFIG_DEFECTS[name]
+    with pytest.raises(SafetensorsError) as refusal:
+        read_adapter_config(text)
+    assert str(refusal.value) == message
+
+
+def survives(data: bytes) -> None:
+    """A header or a clean error, in bounded memory."""
+    tracemalloc.start()
+    try:
+        read_header(io.BytesIO(data), len(data))
+    except SafetensorsError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < PEAK_BYTES
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes) -> None:
+    survives(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+INFO = st.fixed_dictionaries(
+    {}, optional={"dtype": st.sampled_from(["F32", "F4", "X"]) | JSON, "shape": JSON}
+    | {"data_offsets": st.lists(st.integers(-9, 99), max_size=3) | JSON},
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.text(max_size=8), INFO | JSON, max_size=3), st.integers(0, 64))
+def test_any_table(table: dict[str, Any], data: int) -> None:
+    survives(build(table, data))
