@@ -26,6 +26,7 @@ from app.lines import Report
 STATE_FOLDER = ".model-handler"
 MANIFEST = ".model-handler.json"
 BLOCK = 2**20
+SWEEP_SECONDS = 0.05
 NAME_BYTES = 200
 NAME_RULE = (
     f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
@@ -181,10 +182,15 @@ class Storage:
         self._locks = self.state_folder / "locks"
 
     def prepare(self) -> None:
-        """Make the folders, and remove what killed tasks have left in staging."""
+        """Make the folders, and remove what killed tasks have left in them."""
         self._staging.mkdir(parents=True, exist_ok=True)
         self._locks.mkdir(exist_ok=True)
         self.sweep()
+        for path in self._locks.iterdir():
+            descriptor = _lock_file(path)
+            if descriptor is not None:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
 
     def names(self) -> list[str]:
         """The models' names, in order."""
@@ -233,9 +239,17 @@ class Storage:
         path = self._locks / check_name(name)
         descriptor = _lock_file(path)
         if descriptor is None:
-            holder = path.read_text() if path.exists() else ""
+            time.sleep(
+                SWEEP_SECONDS
+            )  # whoever only removes what a killed task has left is gone now
+            descriptor = _lock_file(path)
+        if descriptor is None:
+            holder = ""
+            with suppress(FileNotFoundError):
+                holder = path.read_text()
             raise Busy(f"Task {holder or '(just started)'} is working on model {name!r}.")
         try:
+            os.ftruncate(descriptor, 0)
             os.write(descriptor, task.encode())
             yield
         finally:
@@ -255,17 +269,13 @@ class Storage:
             yield Staging(self, task, folder, held)
 
     def sweep(self) -> None:
-        """Remove the staging folders and lock files of tasks that no longer run."""
-        with suppress(BlockingIOError), _locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        """Remove the staging folders of tasks that no longer run."""
+        gone = suppress(BlockingIOError, FileNotFoundError)
+        with gone, _locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for folder in self._staging.iterdir():
-                with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with gone, _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     self._put_back(folder / "replaced")
                     shutil.rmtree(folder, ignore_errors=True)
-        for path in self._locks.iterdir():
-            descriptor = _lock_file(path)
-            if descriptor is not None:
-                path.unlink(missing_ok=True)
-                os.close(descriptor)
 
     def remove(self, name: str, staging: "Staging") -> None:
         """Take the model `name` away in one step; its bytes go with the staging folder."""

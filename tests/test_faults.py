@@ -1,0 +1,263 @@
+"""Killed workers, full disks, silent peers, two at once: nothing lost, half-installed or left."""
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+from zipfile import ZIP_DEFLATED
+
+import psutil
+import pytest
+import requests
+
+from app import create_app
+from tests.callers import FlaskCaller, RequestsCaller
+from tests.conftest import Zips, litter
+from tests.gguf_files import write_base, write_lora, write_zip
+from tests.serving import Served, serve
+from tests.standin import Standin
+
+KILLS = 50
+
+
+def worker_of(served: Served) -> psutil.Process:
+    (worker,) = psutil.Process(served.process.pid).children()
+    return worker
+
+
+def wait_until_healthy(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(requests.RequestException):
+            if requests.get(f"{url}/healthz", timeout=2).status_code == 200:
+                return
+        time.sleep(0.02)
+    raise TimeoutError("the service didn't come back")
+
+
+def upload(url: str, path: Path) -> requests.Response:
+    with path.open("rb") as file:
+        return requests.post(f"{url}/models/upload/", files={"Model": ("m.zip", file)}, timeout=60)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.gguf")
+    }
+
+
+def test_killed_at_50_random_moments(tmp_path: Path, models_dir: Path) -> None:
+    """Whenever a worker dies in an upload, extraction, publication or replacement, the model is
+    the old or the new one, whole; what the dead one staged is gone once another has started."""
+    versions = []
+    for number in range(2):
+        lora = write_lora(tmp_path / f"lora{number}.gguf", width=512, seed=number)
+        base = write_base(tmp_path / f"base{number}.gguf", width=512, seed=number)
+        members = {f"base{number}.gguf": base, "lora.gguf": lora}
+        versions.append(write_zip(tmp_path / f"v{number}.zip", members, ZIP_DEFLATED))
+    with serve(models_dir, "127.0.0.1:9") as served:
+        whole = []
+        for version in versions:
+            assert upload(served.url, version).status_code == 200
+            whole.append(content(models_dir / "m"))
+        started = time.monotonic()
+        upload(served.url, versions[0])
+        takes = time.monotonic() - started
+        moments = random.Random(1)
+        for number in range(KILLS):
+            sender = threading.Thread(
+                target=quietly_upload, args=(served.url, versions[number % 2])
+            )
+            sender.start()
+            time.sleep(moments.uniform(0, takes * 1.1))
+            worker_of(served).kill()
+            sender.join()
+            wait_until_healthy(served.url)
+            assert content(models_dir / "m") in whole
+            assert not litter(models_dir)
+        assert upload(served.url, versions[0]).status_code == 200
+        assert content(models_dir / "m") == whole[0]
+
+
+def quietly_upload(url: str, path: Path) -> None:
+    with suppress(requests.RequestException):
+        upload(url, path)
+
+
+def test_sigterm_lets_running_requests_end_and_refuses_new_ones(
+    served: Served, zips: Zips, standin: Standin
+) -> None:
+    upload(served.url, zips.both)
+    fields = {"model": "m", "model_name_on_ollama": "last-one"}
+    with standin.hold("/api/create") as gate:
+        response = requests.post(
+            f"{served.url}/models/create/", json=fields, stream=True, timeout=30
+        )
+        gate.wait_reached(10)
+        served.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        with pytest.raises(requests.ConnectionError):
+            while time.monotonic() < deadline:
+                requests.get(f"{served.url}/healthz", timeout=5)
+        gate.open()
+        lines = [json.loads(line) for line in response.iter_lines()]
+    assert lines[-1]["message"]["action"] == "Success create model"
+
+
+@pytest.fixture
+def little_space(models_dir: Path, standin: Standin) -> Iterator[RequestsCaller]:
+    """The service where no file can grow beyond 200 kB."""
+    limit = 200_000
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with serve(models_dir, standin.url) as served:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            yield RequestsCaller(served.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["mid-upload", "mid-extraction"])
+def test_no_space(
+    tmp_path: Path, models_dir: Path, little_space: RequestsCaller, zips: Zips, compressed: bool
+) -> None:
+    assert little_space.send_form("/models/upload/", [("Model", zips.both)]).status == 200
+    before = content(models_dir / "tiny_lora")
+    noise = os.urandom(300_000) if not compressed else bytes(300_000)
+    base = write_base(tmp_path / "base.gguf")
+    members = {"base.gguf": base, "large.bin": noise}
+    large = write_zip(tmp_path / "tiny_lora.zip", members, ZIP_DEFLATED)
+    answer = little_space.send_form("/models/upload/", [("Model", large)])
+    assert answer.last["status"] == 507
+    assert answer.status == (200 if compressed else 507)
+    assert (
+        answer.last["details"]["error"]
+        == "There is no space left for this in the models directory."
+    )
+    assert content(models_dir / "tiny_lora") == before
+    assert not litter(models_dir)
+    assert little_space.send_form("/models/upload/", [("Model", zips.both)]).status == 200
+
+
+def test_more_than_the_disk_holds_is_refused_by_its_length(
+    served: Served, models_dir: Path
+) -> None:
+    host = urlsplit(served.url)
+    with socket.create_connection((host.hostname or "", host.port or 0)) as connection:
+        connection.sendall(
+            b"POST /models/upload/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99000000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        )
+        answer = connection.recv(65536)
+    free = os.statvfs(models_dir)
+    expected = b"507" if free.f_bavail * free.f_frsize < 99_000_000_000 else b"400"
+    assert answer.split()[1] == expected
+
+
+def test_a_directory_that_can_t_be_written(
+    models_dir: Path, standin: Standin, zips: Zips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+    caller = FlaskCaller(app.test_client())
+    assert caller.send_form("/models/upload/", [("Model", zips.both)]).status == 200
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(models_dir))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", fail)
+        answer = caller.send_form("/models/upload/", [("Model", zips.both)])
+    assert answer.status == 500
+    error = answer.last["details"]["error"]
+    assert error == "The models directory can't be used: Read-only file system."
+    assert not litter(models_dir)
+    assert caller.get("/models/tiny_lora/").status == 200
+
+
+def test_ollama_that_stays_silent(tmp_path: Path, models_dir: Path, zips: Zips) -> None:
+    with Standin(tmp_path / "ollama") as standin, standin.hold("/api/create"):
+        app = create_app(
+            {"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url, "SILENCE_TIMEOUT": 1}
+        )
+        fields = [("Model", zips.both), ("model_name_on_ollama", "x")]
+        answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
+    assert answer.last["status"] == 504
+    assert answer.last["details"] == {
+        "error": f"Ollama at {standin.url} fell silent during create.",
+        "hint": "The upload is kept as model 'tiny_lora': once Ollama is well again,"
+        " POST /models/create/ makes it, without a new upload.",
+    }
+    assert not litter(models_dir)
+
+
+def test_a_push_that_breaks_is_tried_once_more(
+    tmp_path: Path, models_dir: Path, zips: Zips
+) -> None:
+    with Standin(tmp_path / "ollama") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        standin.fail_next("/api/blobs/", reset=True, method="POST")
+        fields = [("Model", zips.both), ("model_name_on_ollama", "x")]
+        assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+        standin.fail_next("/api/blobs/", 500, b'{"error":"disk"}', method="HEAD")
+        create = {"model": "tiny_lora", "model_name_on_ollama": "y"}
+        last = caller.send_json("POST", "/models/create/", create).last
+        assert (last["status"], last["details"]["error"]) == (502, "Ollama answered HTTP 500.")
+
+
+def test_two_services_on_one_directory(models_dir: Path, standin: Standin, zips: Zips) -> None:
+    """What one works on, the other refuses, naming the task; other models don't wait."""
+    with serve(models_dir, standin.url) as one, serve(models_dir, standin.url) as other:
+        callers = RequestsCaller(one.url), RequestsCaller(other.url)
+        assert callers[0].send_form("/models/upload/", [("Model", zips.both)]).status == 200
+        fields = {"model": "tiny_lora", "model_name_on_ollama": "x"}
+        with standin.hold("/api/create") as gate:
+            held = requests.post(f"{one.url}/models/create/", json=fields, stream=True, timeout=30)
+            gate.wait_reached(10)
+            lines = held.iter_lines()
+            holder = json.loads(next(lines))["message"]["task_uuid"]
+            answers = [
+                callers[1].send_form("/models/upload/", [("Model", zips.both)]),
+                callers[1].send_json("POST", "/models/create/", fields),
+                callers[1].send_json("DELETE", "/models/", {"model": "tiny_lora"}),
+                callers[0].send_json("DELETE", "/models/", {"model": "tiny_lora"}),
+            ]
+            assert callers[1].send_form("/models/upload/", [("Model", zips.base)]).status == 200
+            gate.open()
+            last = [json.loads(line) for line in lines][-1]
+        for answer in answers:
+            assert answer.status == 409
+            error = answer.last["details"]["error"]
+            assert error == f"Task {holder} is working on model 'tiny_lora'."
+        assert last["message"]["action"] == "Success create model"
+        assert callers[1].send_json("DELETE", "/models/", {"model": "tiny_lora"}).status == 200
+    assert not litter(models_dir)
+
+
+def test_a_race_of_uploads_of_one_name(models_dir: Path, standin: Standin, zips: Zips) -> None:
+    """Each is stored whole or refused; one at least gets through."""
+    statuses: list[int] = []
+    with serve(models_dir, standin.url) as one, serve(models_dir, standin.url) as other:
+
+        def send(url: str) -> None:
+            statuses.extend(upload(url, zips.both).status_code for _ in range(5))
+
+        senders = [threading.Thread(target=send, args=(url,)) for url in (one.url, other.url) * 2]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+    assert set(statuses) <= {200, 409}
+    assert 200 in statuses
+    assert sorted(content(models_dir / "m")) == ["base.gguf", "lora.gguf"]
+    assert not litter(models_dir)
