@@ -29,7 +29,6 @@ SENTENCES = {
     404: "There is nothing at this address. The page at / and the README show what there is.",
     405: "This address doesn't take that method. The Allow header lists those that it takes.",
     413: "The request's body, a field of it or the number of its parts is more than is taken.",
-    415: "The body isn't of the media type that is taken here. Send JSON as application/json.",
 }
 
 

@@ -27,7 +27,7 @@ class UploadRequest(Request):
 
     def on_json_loading_failed(self, e: ValueError | None) -> Any:
         if e is None:
-            return super().on_json_loading_failed(e)
+            raise UnsupportedMediaType("Send a JSON object, as application/json.")
         raise BadRequest(f"The body isn't JSON: {e}.")
 
     def make_form_data_parser(self) -> FormDataParser:
