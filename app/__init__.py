@@ -56,6 +56,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
             probes,
         ),
         merge=app.config["MERGE"],
+        ollama_models=app.config["OLLAMA_MODELS"],
     )
     app.before_request(refuse_other_origins)
     app.before_request(require_key)

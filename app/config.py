@@ -20,7 +20,7 @@ class SettingError(ValueError):
 class Setting:
     """One setting: its name in the application's config and how its text is read.
 
-    The environment variable is `MODEL_HANDLER_<name>`, but for Ollama's own `OLLAMA_HOST`.
+    The environment variable is `MODEL_HANDLER_<name>`, but for Ollama's own, `OLLAMA_<name>`.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        return self.name if self.name == "OLLAMA_HOST" else PREFIX + self.name
+        return self.name if self.name.startswith("OLLAMA_") else PREFIX + self.name
 
 
 def ollama_url(text: str) -> str:
@@ -111,6 +111,12 @@ def _merge_choice(text: str) -> str:
 
 SETTINGS = (
     Setting("OLLAMA_HOST", _http_url, "127.0.0.1:11434", "The Ollama server, as Ollama reads it."),
+    Setting(
+        "OLLAMA_MODELS",
+        _optional_folder,
+        "",
+        "The models folder of an Ollama on this machine, for bases that only it has.",
+    ),
     Setting("MODELS_DIR", _folder, "./models", "The folder that holds one folder a model."),
     Setting(
         "MODELFILES_DIR",

@@ -13,11 +13,12 @@ from typing import Any
 
 from app import ollama
 from app.archive import Archive, Limits
-from app.contents import Source, examine
+from app.contents import Source, Unusable, examine
 from app.lines import Line, Report, Steps, Task, follow
 from app.merging import MergedFile, merged_file
 from app.modelfile_templates import Templates
 from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
+from app.ollama_store import base_blob
 from app.plan import Plan, make_plan
 from app.report import report
 from app.requested import Options
@@ -77,6 +78,7 @@ class Service:
     limits: Limits
     connect: Callable[[], Ollama]
     merge: str = "auto"
+    ollama_models: Path | None = None
 
     def server(self) -> Ollama:
         """The Ollama server; raises OllamaError at once where none answers."""
@@ -172,18 +174,42 @@ class Service:
         """The plan, with the service's own settings where the request says nothing."""
         options = replace(options, merge=options.merge or self.merge)
         name = options.from_ or selection.from_
-        if selection.base is None and name is not None and self._is_on_shelf(name, server):
-            base = select(examine(_files(self.storage.model(name), f"../{name}/")))
-            selection = with_base(selection, base)
-            options = replace(options, from_=None)
-        return make_plan(selection, options, self.templates, server)
+        if selection.base is None and name is not None:
+            found = self._base_on_disk(selection, name, server)
+            if found is not None:
+                selection, options = found, replace(options, from_=None)
+        try:
+            return make_plan(selection, options, self.templates, server)
+        except Unusable as error:
+            if selection.base is None:
+                error.hint = " ".join(filter(None, (error.hint, self._shelf(selection))))
+            raise
 
-    def _is_on_shelf(self, name: str, server: Ollama | None) -> bool:
-        """Whether the base of that name is to be taken from the models directory: where Ollama
-        has no such model, or couldn't put an adapter on it."""
-        if name not in self.storage.names():
-            return False
-        return server is None or not server.takes_adapters() or not server.has_model(name)
+    def _base_on_disk(
+        self, selection: Selection, name: str, server: Ollama | None
+    ) -> Selection | None:
+        """The adapter with the base `name` from this machine's disk, where Ollama has no such model
+        or couldn't put an adapter on it; None where that isn't so, or there is none."""
+        if server is not None and server.takes_adapters() and server.has_model(name):
+            return None
+        if name in self.storage.names():
+            base = select(examine(_files(self.storage.model(name), f"../{name}/")))
+            return with_base(selection, base, name=None)
+        blob = base_blob(self.ollama_models, name) if self.ollama_models else None
+        if blob is None:
+            return None
+        source = Source(str(blob), blob.stat().st_size, lambda: blob.open("rb"))
+        return with_base(selection, select(examine([source])), name)
+
+    def _shelf(self, selection: Selection) -> str:
+        """A sentence that lists the models of the models directory which could be a base."""
+        wanted = selection.facts()["architecture"]
+        fitting = []
+        for name in self.storage.names():
+            facts = self.storage.model(name).manifest()
+            if "base" in facts.get("kind", "") and wanted in (None, facts.get("architecture")):
+                fitting.append(name)
+        return f"Here there are: {', '.join(fitting)}." if fitting else ""
 
     def _examine(self, archive: Archive) -> Selection:
         self.storage.require_space(archive.total_size, "Extracting this archive")
@@ -207,19 +233,14 @@ class Service:
         self, model: Model, plan: Plan, new_name: str, server: Ollama, script: Script
     ) -> Steps[None]:
         details = {"model": model.name}
-        yield Line(*script.begin, details)
+        yield Line(*script.begin, details, more=plan.way())
         begin, middle = script.begin[1], script.middle[1]
-        last_create: dict[str, Any] = {"model_name_on_ollama": new_name, "merged": None}
+        last_create = {"model_name_on_ollama": new_name, **plan.way(), "merged": None}
         if plan.merge is not None:
-            reason = plan.merge.reason
             half = (begin + middle) / 2
             plan, merged = yield from follow(partial(self._merge, model, plan), begin, half)
             begin = half
-            last_create["merged"] = {
-                "reason": reason,
-                "tensors": merged.tensors,
-                "recoded": list(merged.recoded),
-            }
+            last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
         digests = yield from follow(partial(self._push, model, plan, server), begin, middle)
         yield Line(*script.middle, details)
         body = plan.request(new_name, digests)

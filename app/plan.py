@@ -43,6 +43,14 @@ class Plan:
     quantize: str | None = None
     merge: Merge | None = None
 
+    def way(self) -> dict[str, Any]:
+        """How the adapter reaches Ollama, and why so: for reports and verbose lines."""
+        if self.merge is not None:
+            return {"adapter": "merged", "adapter_reason": self.merge.reason}
+        if self.adapters:
+            return {"adapter": "sent", "adapter_reason": "This Ollama server takes adapters."}
+        return {"adapter": None, "adapter_reason": None}
+
     def with_merged(self, name: str) -> "Plan":
         """The same, once the merge is done and its file is called `name` in the folder."""
         return replace(self, files={"model.gguf": name, **self.files}, merge=None)
@@ -316,8 +324,9 @@ def _render(
 ) -> tuple[str, str, str]:
     """The Modelfile's text, the template's name, and why that one."""
     own = selection.modelfile
+    on_ollama = from_ or selection.from_
     values: dict[str, Any] = {
-        "base": [from_] if from_ else _from_paths(selection),
+        "base": [on_ollama] if on_ollama else _from_paths(selection),
         "adapter": _adapter_path(selection.adapter),
         "system": options.system or (own and own.system),
         "template": options.template or (own and own.template),

@@ -58,10 +58,10 @@ class Selection:
         return kinds
 
 
-def with_base(selection: Selection, base: Selection) -> Selection:
-    """An adapter's selection with the base model of another one. Raises Unusable where they don't
-    fit."""
-    both = replace(selection, base=base.base, projector=base.projector, from_=None)
+def with_base(selection: Selection, base: Selection, name: str | None) -> Selection:
+    """An adapter's selection with the base model of another one, which Ollama calls `name`, if it
+    has it. Raises Unusable where they don't fit."""
+    both = replace(selection, base=base.base, projector=base.projector, from_=name)
     if base.base is None:
         raise Unusable(f"{label(selection.adapter)} can't be put on a model without a base.")
     _check_parts(both)

@@ -223,9 +223,13 @@ class Storage:
             )
 
     def digests(self, model: Model, names: Iterable[str], report: Report) -> dict[str, str]:
-        """Model.digests, also for names that lead to another model (`../<model>/<file>`)."""
+        """Model.digests, also for names that lead to another model (`../<model>/<file>`) or to a
+        blob of Ollama's, which is named by its digest."""
         result = {}
         for name in names:
+            if os.path.isabs(name):
+                result[name] = Path(name).name.removeprefix("sha256-")
+                continue
             owner, inner = model, name
             if name.startswith("../"):
                 other, _, inner = name.removeprefix("../").partition("/")

@@ -32,7 +32,7 @@ def write_base(
     extra: Mapping[str, str | int | float | bool] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a base model of `arch` (llama, qwen2 or gemma) to `path` and return it.
+    """Write a base model of `arch` (llama, qwen2, gemma or gemma3) to `path` and return it.
 
     `dtype` is the type of the linear layers; norms stay F32. `extra` adds metadata.
     """
@@ -47,7 +47,7 @@ def write_base(
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // 2)
-    if arch == "gemma":
+    if arch.startswith("gemma"):
         writer.add_key_length(width // 2)
         writer.add_value_length(width // 2)
     writer.add_file_type(FILE_TYPES.get(dtype, gguf.LlamaFileType.ALL_F32))
@@ -117,7 +117,7 @@ def base_tensors(arch: str, width: int, blocks: int) -> Iterator[tuple[str, tupl
         yield f"blk.{block}.ffn_up.weight", (2 * width, width)
         yield f"blk.{block}.ffn_down.weight", (width, 2 * width)
     yield "output_norm.weight", (width,)
-    if arch != "gemma":
+    if not arch.startswith("gemma"):
         yield "output.weight", (vocabulary, width)
 
 

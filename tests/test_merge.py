@@ -15,6 +15,7 @@ from app import create_app
 from app import gguf as headers
 from app import merge as merging
 from app.merge import MergeError, Pair, gguf_pairs, merge
+from app.ollama_store import MODEL_LAYER
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora, write_zip
@@ -202,8 +203,12 @@ def test_the_service_merges_once_and_says_so(
         reason = "This Ollama server (version 0.34.1) no longer takes adapters."
         assert merging_lines[0]["reason"] == reason
         report = json.loads(caller.get("/models/m/").body)
-        merged = {"reason": reason, "tensors": 7, "recoded": []}
-        assert report["last_create"] == {"model_name_on_ollama": "one", "merged": merged}
+        assert report["last_create"] == {
+            "model_name_on_ollama": "one",
+            "adapter": "merged",
+            "adapter_reason": reason,
+            "merged": {"tensors": 7, "recoded": []},
+        }
         assert [file["name"] for file in report["files"]] == ["base.gguf", "lora.gguf"]
         monkeypatch.setattr("app.merging._run", None)
         again = {"model": "m", "model_name_on_ollama": "two"}
@@ -216,18 +221,33 @@ def test_the_service_merges_once_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("version", "fields", "merged"),
+    ("version", "arch", "fields", "adapter", "reason"),
     [
-        ("0.32.15", {}, None),
-        ("0.32.15", {"merge": "always"}, "Merging was asked for."),
-        ("0.32.15", {"adapter_scale": "0.5"}, "Ollama knows no scale for an adapter."),
-        ("0.12.11", {}, None),
+        ("0.32.15", "llama", {}, "sent", "This Ollama server takes adapters."),
+        ("0.32.15", "llama", {"merge": "always"}, "merged", "Merging was asked for."),
+        (
+            *("0.32.15", "llama", {"adapter_scale": "0.5"}, "merged"),
+            "Ollama knows no scale for an adapter.",
+        ),
+        ("0.12.11", "llama", {}, "sent", "This Ollama server takes adapters."),
+        (
+            *("0.12.11", "gemma3", {}, "merged"),
+            "Ollama before 0.30 takes adapters for gemma3, but can't run them.",
+        ),
+        ("0.32.15", "gemma3", {}, "sent", "This Ollama server takes adapters."),
     ],
 )
 def test_when_it_merges(
-    tmp_path: Path, models_dir: Path, version: str, fields: dict[str, str], merged: str | None
+    tmp_path: Path,
+    models_dir: Path,
+    version: str,
+    arch: str,
+    fields: dict[str, str],
+    adapter: str,
+    reason: str,
 ) -> None:
-    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    base = write_base(tmp_path / "base.gguf", arch)
+    lora = write_lora(tmp_path / "lora.gguf", arch)
     zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
     with Standin(tmp_path / "ollama", version=version) as standin:
         app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
@@ -235,27 +255,43 @@ def test_when_it_merges(
         form = [("Model", zipped), ("model_name_on_ollama", "new"), *fields.items()]
         assert caller.send_form("/models/deploy/", form).last["status"] == 200
         last_create = json.loads(caller.get("/models/m/").body)["last_create"]
-    assert (last_create["merged"] or {}).get("reason") == merged
+    assert (last_create["adapter"], last_create["adapter_reason"]) == (adapter, reason)
 
 
-def test_an_adapter_goes_onto_a_model_of_the_models_directory(
-    tmp_path: Path, models_dir: Path
+@pytest.mark.parametrize("where", ["models directory", "Ollama's own folder"])
+def test_an_adapter_goes_onto_a_base_on_this_machine(
+    tmp_path: Path, models_dir: Path, where: str
 ) -> None:
     base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
-    zips = [
-        write_zip(tmp_path / "the_base.zip", {"base.gguf": base}),
-        write_zip(tmp_path / "tuned.zip", {"lora.gguf": lora}),
-    ]
+    base_zip = write_zip(tmp_path / "the_base.zip", {"base.gguf": base})
+    zipped = write_zip(tmp_path / "tuned.zip", {"lora.gguf": lora})
     with Standin(tmp_path / "ollama", version="0.34.1") as standin:
-        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
-        caller = FlaskCaller(app.test_client())
-        assert caller.send_form("/models/upload/", [("Model", zips[0])]).last["status"] == 200
-        form = [("Model", zips[1]), ("model_name_on_ollama", "new"), ("from", "the_base")]
-        assert caller.send_form("/models/deploy/", form).last["status"] == 200
-    assert (
-        merging.NOTE_KEY
-        in headers.open_header(next((models_dir / "tuned" / ".merged").glob("*.gguf"))).metadata
-    )
+        settings = {"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url}
+        if where == "Ollama's own folder":
+            settings["OLLAMA_MODELS"] = ollama_folder(tmp_path / "ollama-models", base)
+        caller = FlaskCaller(create_app(settings).test_client())
+        if where == "models directory":
+            assert caller.send_form("/models/upload/", [("Model", base_zip)]).last["status"] == 200
+        form = [("Model", zipped), ("model_name_on_ollama", "new"), ("from", "the_base")]
+        answer = caller.send_form("/models/deploy/", form)
+        assert answer.last["status"] == 200
+        assert (
+            str(tmp_path) not in caller.get("/models/tuned/modelfile?from=the_base").body.decode()
+        )
+    (kept,) = (models_dir / "tuned" / ".merged").glob("*.gguf")
+    assert merging.NOTE_KEY in headers.open_header(kept).metadata
+
+
+def ollama_folder(folder: Path, base: Path) -> Path:
+    """The models folder of an Ollama with the model `the_base`."""
+    digest = hashlib.sha256(base.read_bytes()).hexdigest()
+    layers = [{"mediaType": MODEL_LAYER, "digest": f"sha256:{digest}"}]
+    manifest = folder / "manifests" / "registry.ollama.ai" / "library" / "the_base" / "latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"layers": layers}))
+    (folder / "blobs").mkdir()
+    (folder / "blobs" / f"sha256-{digest}").write_bytes(base.read_bytes())
+    return folder
 
 
 def test_alpha_over_rank_is_the_scale(tmp_path: Path) -> None:
