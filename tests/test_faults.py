@@ -164,6 +164,25 @@ def test_more_than_the_disk_holds_is_refused_by_its_length(
     assert answer.split()[1] == expected
 
 
+def test_an_archive_that_grows_beyond_the_free_space(
+    models_dir: Path, standin: Standin, zips: Zips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+    caller = FlaskCaller(app.test_client())
+    members = {"base.gguf": write_base(tmp_path / "base.gguf"), "zeros": bytes(10**6)}
+    zipped = write_zip(tmp_path / "m.zip", members, ZIP_DEFLATED)
+    with monkeypatch.context() as patched:
+        patched.setattr("app.storage.Storage.free_bytes", lambda _: 500_000)
+        answer = caller.send_form("/models/upload/", [("Model", zipped)])
+    assert (answer.status, answer.last["status"]) == (507, 507)
+    assert answer.last["details"]["error"] == (
+        "Extracting this archive needs 1115424 bytes and the models directory has 500000 left."
+        " Delete models that are no longer needed, or give it a larger disk."
+    )
+    assert not litter(models_dir)
+    assert caller.send_form("/models/upload/", [("Model", zips.both)]).status == 200
+
+
 def test_a_directory_that_can_t_be_written(
     models_dir: Path, standin: Standin, zips: Zips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
