@@ -23,7 +23,8 @@ from app.plan import Plan, make_plan
 from app.report import report
 from app.requested import Options
 from app.selection import Selection, select, with_base
-from app.storage import Model, Staging, Storage
+from app.storage import Staging, Storage
+from app.stored_model import Model
 from app.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."

@@ -14,7 +14,8 @@ from typing import Any
 
 from app.contents import Unusable
 from app.lines import Report
-from app.storage import Model, Storage
+from app.storage import Storage
+from app.stored_model import Model
 
 FOLDER = ".merged"
 METHOD = 1

@@ -153,10 +153,10 @@ class Ollama:
         return self._json(response)
 
     def has_model(self, name: str) -> bool:
-        """Whether the server has a model of that name."""
+        """Whether the server has a model of that name; False for one that it wouldn't take."""
         try:
-            self.show(name)
-        except ModelMissing:
+            self.show(check_name(name))
+        except (ModelMissing, InvalidName):
             return False
         return True
 

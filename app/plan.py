@@ -10,14 +10,13 @@ from app import modelfile
 from app.contents import Base, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
 from app.merging import Merge
 from app.modelfile_templates import Templates
-from app.ollama import ModelMissing, Ollama, check_name
-from app.requested import BadRequest, Options
-from app.selection import Selection, label, ollama_name
+from app.ollama import Ollama
+from app.ollama_base import CONVERT_LORA, PEFT_ARCHITECTURES, base_on_ollama, require_convertible
+from app.requested import Options
+from app.selection import Selection
 
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
-CONVERT_LORA = "python convert_lora_to_gguf.py <folder> --base <base model folder>"
 UNQUANTIZED = ("F16", "BF16", "F32")
-PEFT_ARCHITECTURES = ("llama", "gemma2")
 # Run by Ollama's own engine, which had no adapters: 0.12 creates such a model, and fails to chat.
 NO_ADAPTERS_BEFORE_0_30 = frozenset(
     ("gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3", "mllama", "olmo3")
@@ -78,11 +77,11 @@ def make_plan(
 
     Raises Unusable for what can't work, BadRequest or ModelfileError for fields that don't fit.
     """
-    from_ = _base_on_ollama(selection, options, server)
+    from_ = base_on_ollama(selection, options, server)
     reason = _reason_to_merge(selection, options, server)
     merge = _merge(selection, options, reason) if reason else None
-    if server is not None and merge is None:
-        _check_server(selection, options, server)
+    if server is not None:
+        _check_server(selection, options, merge, server)
     if isinstance(selection.base, Base):
         _check_quantize(selection.base.header.quantization, options)
     text, template, why = _render(selection, options, templates, from_)
@@ -156,121 +155,31 @@ def _merge(selection: Selection, options: Options, reason: str) -> Merge:
     return Merge(names, weights, config, options.adapter_scale, reason)
 
 
-def _base_on_ollama(selection: Selection, options: Options, server: Ollama | None) -> str | None:
-    """The name of the Ollama model that the adapter goes onto; None where the zip has a base."""
-    if selection.base is not None:
-        if options.from_ is not None:
-            raise BadRequest(
-                f"The zip has its own base, {label(selection.base)}: leave the field 'from' out."
-            )
-        return None
-    if options.from_ is not None:
-        return _require_base(selection, check_name(options.from_), server)
-    if selection.from_ is not None:
-        return _require_base(selection, selection.from_, server)
-    for name in _named_by_adapter(selection.adapter):
-        if server is None or server.has_model(name):
-            return _require_base(selection, name, server)
-    raise Unusable(
-        "Found an adapter without a base model, and it doesn't name one that Ollama has.",
-        "Name the base in the field 'from'." + _candidates(selection, server),
-    )
-
-
-def _named_by_adapter(adapter: Gguf | SafetensorsAdapter | None) -> Iterable[str]:
-    """Names that the adapter's metadata gives its base, as far as Ollama could know them."""
-    named = None
-    if isinstance(adapter, Gguf):
-        named = adapter.header.base_model
-    elif isinstance(adapter, SafetensorsAdapter):
-        named = adapter.config.base_model_name_or_path
-    for name in (named or "", (named or "").rpartition("/")[2]):
-        if ollama_name(name):
-            yield name
-
-
-def _require_base(selection: Selection, name: str, server: Ollama | None) -> str:
-    """Return `name` if that Ollama model can carry the adapter."""
-    if server is None:
-        return name
-    try:
-        shown = server.show(name)
-    except ModelMissing as error:
-        raise Unusable(
-            f"Ollama has no model {name!r} to put the adapter on.",
-            f"Get it first, with `ollama pull {name}`." + _candidates(selection, server),
-        ) from error
-    if "\nADAPTER " in shown.get("modelfile", ""):
-        raise Unusable(
-            f"{name!r} carries an adapter already; Ollama would run both.",
-            "Name the base that it was made from.",
-        )
-    adapter, architecture = selection.adapter, _architecture(shown)
-    if isinstance(adapter, Gguf) and adapter.header.architecture != architecture:
-        raise Unusable(
-            f"{adapter.name} is for {adapter.header.architecture}, and {name!r} is {architecture}.",
-            _candidates(selection, server).strip() or None,
-        )
-    if isinstance(adapter, SafetensorsAdapter):
-        _require_convertible(adapter, architecture)
-    return name
-
-
-def _architecture(shown: Mapping[str, Any]) -> str | None:
-    info = shown.get("model_info") or {}
-    details = shown.get("details") or {}
-    found = info.get("general.architecture") or details.get("family")
-    return found if isinstance(found, str) else None
-
-
-def _candidates(selection: Selection, server: Ollama | None) -> str:
-    """A sentence that lists the server's models which could be the adapter's base."""
-    wanted = None
-    if isinstance(selection.adapter, Gguf):
-        wanted = selection.adapter.header.architecture
-    names = [
-        model["name"]
-        for model in (server.tags() if server else [])
-        if wanted in (None, (model.get("details") or {}).get("family"))
-    ]
-    if server is None:
-        return ""
-    kind = f" of architecture {wanted}" if wanted else ""
-    if not names:
-        return f" Ollama has none{kind}."
-    return f" Ollama has these{kind}: {', '.join(names)}."
-
-
-def _require_convertible(adapter: SafetensorsAdapter, architecture: str | None) -> None:
-    if architecture not in PEFT_ARCHITECTURES:
-        raise Unusable(
-            f"{adapter.files[1]}: Ollama converts safetensors adapters only for"
-            f" {' and '.join(PEFT_ARCHITECTURES)}, not for {architecture}.",
-            f"Convert it to GGUF with llama.cpp: {CONVERT_LORA}",
-        )
-
-
-def _check_server(selection: Selection, options: Options, server: Ollama) -> None:
+def _check_server(
+    selection: Selection, options: Options, merge: Merge | None, server: Ollama
+) -> None:
     """Raise Unusable for what this server no longer takes."""
+    sends_adapter = selection.adapter is not None and merge is None
     converts = isinstance(selection.base, SafetensorsModel)
-    if selection.adapter is None and not converts and options.quantize is None:
+    if not (sends_adapter or converts or options.quantize):
         return
     if server.takes_adapters():
-        if isinstance(selection.adapter, SafetensorsAdapter) and selection.base is not None:
-            _require_convertible(selection.adapter, _base_architecture(selection.base))
+        if sends_adapter and isinstance(selection.adapter, SafetensorsAdapter) and selection.base:
+            require_convertible(selection.adapter, _base_architecture(selection.base))
         return
-    if selection.adapter is not None:
+    this_server = f"This Ollama server (version {server.version()})"
+    if sends_adapter:
         raise Unusable(
-            f"This Ollama server (version {server.version()}) no longer takes LoRA adapters.",
+            f"{this_server} no longer takes LoRA adapters.",
             "Send merge=auto, and the adapter is merged into its base before it is sent.",
         )
     if converts:
         raise Unusable(
-            f"This Ollama server (version {server.version()}) doesn't convert safetensors models.",
+            f"{this_server} doesn't convert safetensors models.",
             f"Convert the model to GGUF with llama.cpp: {CONVERT_MODEL}",
         )
     raise Unusable(
-        f"This Ollama server (version {server.version()}) no longer quantizes GGUF models.",
+        f"{this_server} no longer quantizes GGUF models.",
         "Quantize it with llama.cpp's llama-quantize before zipping, and leave 'quantize' out.",
     )
 

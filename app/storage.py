@@ -10,22 +10,20 @@ import ctypes
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.archive import Archive
 from app.lines import Report
+from app.stored_model import Model, StoredFile, write_manifest
 
 STATE_FOLDER = ".model-handler"
-MANIFEST = ".model-handler.json"
-BLOCK = 2**20
 SWEEP_SECONDS = 0.05
 NAME_BYTES = 200
 NAME_RULE = (
@@ -54,15 +52,6 @@ class NoSpace(StorageError):
     """The models directory's filesystem has too little room."""
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A model's file as its manifest knows it; the digest holds while size and time do."""
-
-    size: int
-    mtime_ns: int
-    sha256: str
-
-
 def check_name(name: str) -> str:
     """Return `name` if a model may be called so, else raise NameNotAllowed."""
     try:
@@ -86,90 +75,6 @@ def name_of_upload(filename: str) -> str:
     if extension.lower() != ".zip":
         raise NameNotAllowed(f"{filename!r} is not named like a zip file. Upload <model>.zip.")
     return check_name(stem)
-
-
-class Model:
-    """A model's folder. Files and folders whose names begin with a dot are not part of it."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
-        self.folder = folder
-
-    def files(self) -> dict[str, Path]:
-        """Path of each file by its name relative to the folder, in name order."""
-        found = {}
-        for parent, folders, names in os.walk(self.folder):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            for name in names:
-                path = Path(parent, name)
-                if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(self.folder).as_posix()] = path
-        return dict(sorted(found.items()))
-
-    def manifest(self) -> dict[str, Any]:
-        """What was kept with the model when it was published; empty for a folder put by hand."""
-        try:
-            manifest = json.loads((self.folder / MANIFEST).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return manifest if isinstance(manifest, dict) else {}
-
-    def facts(self) -> dict[str, Any]:
-        """Size in bytes, and what the manifest says of the model; no file is opened but that."""
-        facts = {key: value for key, value in self.manifest().items() if key != "files"}
-        return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
-
-    def note(self, **facts: Any) -> None:
-        """Add to what the manifest says of the model, where its folder can be written."""
-        with suppress(OSError):
-            write_manifest(self.folder, {**self.manifest(), **facts})
-
-    def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
-        """The sha256 (hex) of each file in `names`.
-
-        From the manifest where the file is still as it was, else by reading the file; what was
-        read is added to the manifest, so that it is read once.
-        """
-        manifest = self.manifest()
-        known = manifest.setdefault("files", {})
-        result = {}
-        for name in names:
-            path = self.folder / name
-            status = path.stat()
-            entry = known.get(name, {})
-            if (entry.get("size"), entry.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
-                digest = hash_file(path, report, {"model": self.name, "file": name})
-                entry = asdict(StoredFile(status.st_size, status.st_mtime_ns, digest))
-                known[name] = entry
-                with suppress(OSError):
-                    write_manifest(self.folder, manifest)
-            result[name] = entry["sha256"]
-        return result
-
-
-def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:
-    """The sha256 (hex) of a whole file, read in blocks."""
-    digest = hashlib.sha256()
-    size, done = path.stat().st_size, 0
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            done += len(block)
-            report("Hashing.", {**details, "bytes": done, "total_bytes": size}, done / size)
-    return digest.hexdigest()
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a model's manifest whole or not at all."""
-    temporary = folder / f"{MANIFEST}.{os.getpid()}"
-    try:
-        with temporary.open("w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Storage:
@@ -358,8 +263,11 @@ class Staging:
             _sync_folder(Path(parent))
 
     def publish(self, name: str) -> None:
-        """Make what was extracted the model `name`."""
+        """Make what was extracted the model `name`; the zip, and a model that was replaced, give
+        their space back."""
         self._storage.publish(self._model, name)
+        self.upload.unlink()
+        shutil.rmtree(self._model, ignore_errors=True)
 
 
 def _write_all(file: Any, block: bytes | memoryview) -> None:

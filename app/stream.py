@@ -91,7 +91,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                     silent = time.monotonic() - sent_at
                     if not verbose or last is None or silent < HEARTBEAT_SECONDS:
                         continue
-                    step = last
+                    step = Line("Still working.", last.ratio, last.details, verbose=True)
                 last, sent_at = step, time.monotonic()
                 details = {**step.details, **step.more} if verbose else step.details
                 line = _encode(task, 200, step.action, ratio_key, step.ratio, details)

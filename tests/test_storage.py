@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import storage as storage_module
+from app import stored_model
 from app.archive import Archive, Limits
 from app.storage import Busy, NameNotAllowed, NoSpace, NoSuchModel, Storage, name_of_upload
 from tests.conftest import litter
@@ -53,7 +54,7 @@ def test_digests_are_computed_while_writing(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(storage, "m", {"base.gguf": b"weights", "sub/config.json": b"{}"})
-    monkeypatch.setattr(storage_module, "hash_file", None)
+    monkeypatch.setattr(stored_model, "hash_file", None)
     model = storage.model("m")
     assert list(model.files()) == ["base.gguf", "sub/config.json"]
     assert model.digests(["base.gguf"], say_nothing) == {
@@ -70,7 +71,7 @@ def test_a_folder_put_by_hand_is_hashed_once(
     digest = {"base.gguf": hashlib.sha256(b"weights").hexdigest()}
     assert storage.model("by hand").digests(["base.gguf"], say_nothing) == digest
     with monkeypatch.context() as patched:
-        patched.setattr(storage_module, "hash_file", None)
+        patched.setattr(stored_model, "hash_file", None)
         assert storage.model("by hand").digests(["base.gguf"], say_nothing) == digest
     path.write_bytes(b"others!")
     os.utime(path, (1, 1))

@@ -74,6 +74,8 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
         raise BadRequest(
             "The form can't be read: it is cut off, or its parts aren't as its boundary says."
         ) from error
+    for file in files.values():
+        file.close()
     if not received:
         raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
     if not any(field in files for field in FILE_FIELDS):
