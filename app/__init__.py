@@ -14,7 +14,7 @@ from app.modelfile_templates import Templates
 from app.ollama import Ollama
 from app.storage import Storage
 from app.tasks import TaskLog
-from app.views import health, models, pages, tasks
+from app.views import BLUEPRINTS
 from app.views.access import harden, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.upload import UploadRequest
@@ -62,7 +62,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.before_request(require_key)
     app.after_request(harden)
     register_failures(app)
-    for blueprint in (models.blueprint, pages.blueprint, health.blueprint, tasks.blueprint):
+    for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app
 

@@ -51,6 +51,7 @@ class Caller(Protocol):
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer: ...
     def send_json(self, method: str, path: str, value: object) -> Answer: ...
     def send_form(self, path: str, fields: Fields) -> Answer: ...
+    def send_file(self, path: str, file: Path, query: str = "") -> Answer: ...
 
 
 class FlaskCaller:
@@ -72,6 +73,10 @@ class FlaskCaller:
             entry = (value, source.name) if isinstance(source, Path) else value
             data.setdefault(name, []).append(entry)
         return self._answer(self._client.post(path, data=data, content_type="multipart/form-data"))
+
+    def send_file(self, path: str, file: Path, query: str = "") -> Answer:
+        with file.open("rb") as body:
+            return self._answer(self._client.put(f"{path}{file.name}{query}", data=body))
 
     @staticmethod
     def _answer(response: Any) -> Answer:
@@ -100,6 +105,10 @@ class RequestsCaller:
         ]
         return self._send("POST", path, files=parts)
 
+    def send_file(self, path: str, file: Path, query: str = "") -> Answer:
+        with file.open("rb") as body:
+            return self._send("PUT", f"{path}{file.name}{query}", data=body)
+
     def _send(self, method: str, path: str, **options: Any) -> Answer:
         with requests.request(method, self.url + path, timeout=60, **options) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
@@ -125,6 +134,10 @@ class CurlCaller:
         for name, value in fields:
             given += ["-F", f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"]
         return self._curl(path, *given)
+
+    def send_file(self, path: str, file: Path, query: str = "") -> Answer:
+        # curl adds the file's name itself where the address ends with a slash.
+        return self._curl(f"{path}{file.name}{query}" if query else path, "-T", str(file))
 
     def _curl(self, path: str, *arguments: str) -> Answer:
         with tempfile.TemporaryDirectory() as folder:

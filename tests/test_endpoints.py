@@ -44,9 +44,12 @@ def test_list_is_in_name_order_without_the_service_s_own_folders(
     )
 
 
-@pytest.mark.parametrize("field", ["Model", "model"])
-def test_upload(caller: Caller, zips: Zips, models_dir: Path, field: str) -> None:
-    answer = caller.send_form("/models/upload/", [(field, zips.both)])
+@pytest.mark.parametrize("way", ["Model", "model", "raw"])
+def test_upload(caller: Caller, zips: Zips, models_dir: Path, way: str) -> None:
+    if way == "raw":
+        answer = caller.send_file("/models/upload/", zips.both)
+    else:
+        answer = caller.send_form("/models/upload/", [(way, zips.both)])
     assert answer.status == 200
     assert answer.headers.items() >= HEADERS.items()
     assert answer.text == (
@@ -73,20 +76,19 @@ def test_create(caller: Caller, zips_of_each: Zips, ollama: str, new_name: str) 
     check_adapter_arrived(ollama, new_name)
 
 
-@pytest.mark.parametrize("name_first", [True, False])
+@pytest.mark.parametrize("way", ["name first", "file first", "raw"])
 def test_deploy(
-    caller: Caller,
-    zips_of_each: Zips,
-    ollama: str,
-    new_name: str,
-    models_dir: Path,
-    name_first: bool,
+    caller: Caller, zips_of_each: Zips, ollama: str, new_name: str, models_dir: Path, way: str
 ) -> None:
     fields: list[tuple[str, str | Path]] = [
         ("model_name_on_ollama", new_name),
         ("Model", zips_of_each.both),
     ]
-    answer = caller.send_form("/models/deploy/", fields if name_first else fields[::-1])
+    if way == "raw":
+        query = f"?model_name_on_ollama={new_name}"
+        answer = caller.send_file("/models/deploy/", zips_of_each.both, query)
+    else:
+        answer = caller.send_form("/models/deploy/", fields[:: 1 if way == "name first" else -1])
     assert answer.status == 200
     assert answer.headers.items() >= HEADERS.items()
     uploaded, created = {"model": "tiny_lora.zip"}, {"model": "tiny_lora"}

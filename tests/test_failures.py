@@ -154,6 +154,7 @@ OLLAMA_FAILURES = {
     "error line": ({"lines": [b'{"error":"no room"}\n']}, 502, "Ollama refused the model: no room"),
     "no success": ({"lines": [b'{"status":"writing manifest"}\n']}, 502, "without success"),
     "half a line": ({"lines": [b'{"status":"succ']}, 502, '{"status":"succ'),
+    "invalid UTF-8": ({"lines": [b'{"status":"\xff"}\n']}, 502, "Ollama refused the model"),
     "a 500": ({"status": 500, "body": b'{"error":"boom"}'}, 502, "HTTP 500: boom"),
     "HTML": ({"status": 502, "body": b"<html>bad gateway</html>"}, 502, "HTTP 502"),
     "reset": ({"reset": True}, 502, "can't be reached|broke"),

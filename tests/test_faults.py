@@ -1,5 +1,6 @@
 """Killed workers, full disks, silent peers, two at once: nothing lost, half-installed or left."""
 
+import errno
 import hashlib
 import json
 import os
@@ -183,24 +184,42 @@ def test_an_archive_that_grows_beyond_the_free_space(
     assert caller.send_form("/models/upload/", [("Model", zips.both)]).status == 200
 
 
-def test_a_directory_that_can_t_be_written(
-    models_dir: Path, standin: Standin, zips: Zips, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "code", "status"),
+    [
+        ("pathlib.Path.mkdir", errno.EROFS, 500),
+        ("pathlib.Path.mkdir", errno.EIO, 500),
+        ("app.storage.os.fsync", errno.EIO, 200),
+        ("app.storage.os.rename", errno.EIO, 200),
+    ],
+    ids=["read-only", "staging", "extraction", "publication"],
+)
+def test_a_disk_that_fails(
+    models_dir: Path,
+    standin: Standin,
+    zips: Zips,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    code: int,
+    status: int,
 ) -> None:
     app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
     caller = FlaskCaller(app.test_client())
-    assert caller.send_form("/models/upload/", [("Model", zips.both)]).status == 200
+    assert caller.send_form("/models/upload/", [("Model", zips.base)]).status == 200
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system", str(models_dir))
+        raise OSError(code, os.strerror(code), str(models_dir))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "mkdir", fail)
+        patched.setattr(where, fail)
         answer = caller.send_form("/models/upload/", [("Model", zips.both)])
-    assert answer.status == 500
+    assert (answer.status, answer.last["status"]) == (status, 500)
     error = answer.last["details"]["error"]
-    assert error == "The models directory can't be used: Read-only file system."
+    assert error == f"The models directory can't be used: {os.strerror(code)}."
     assert not litter(models_dir)
-    assert caller.get("/models/tiny_lora/").status == 200
+    assert not (models_dir / "tiny_lora").exists()
+    assert caller.get("/models/tiny_base/").status == 200
+    assert caller.send_form("/models/upload/", [("Model", zips.both)]).status == 200
 
 
 def test_ollama_that_stays_silent(tmp_path: Path, models_dir: Path, zips: Zips) -> None:
@@ -232,6 +251,40 @@ def test_a_push_that_breaks_is_tried_once_more(
         create = {"model": "tiny_lora", "model_name_on_ollama": "y"}
         last = caller.send_json("POST", "/models/create/", create).last
         assert (last["status"], last["details"]["error"]) == (502, "Ollama answered HTTP 500.")
+
+
+def test_what_only_reads_is_tried_again(models_dir: Path, standin: Standin, zips: Zips) -> None:
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+    standin.fail_next("/api/version", reset=True)
+    standin.fail_next("/api/blobs/", reset=True, method="HEAD")
+    fields = [("Model", zips.base), ("model_name_on_ollama", "x")]
+    answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
+    assert answer.last["status"] == 200
+
+
+def test_a_client_that_leaves_a_push_closes_ollama_s_connection(
+    served: Served, standin: Standin, tmp_path: Path
+) -> None:
+    base = write_base(tmp_path / "base.gguf", width=2048)
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base})
+    assert upload(served.url, zipped).status_code == 200
+    fields = {"model": "m", "model_name_on_ollama": "left"}
+    with standin.hold("/api/blobs/", method="POST") as gate:
+        response = requests.post(
+            f"{served.url}/models/create/", json=fields, stream=True, timeout=30
+        )
+        gate.wait_reached(10)
+        response.close()
+        deadline = time.monotonic() + 10
+        while litter(served_models(served)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    (push,) = [sent for sent in standin.requests if sent.method == "POST" and "blobs" in sent.path]
+    assert push.body_bytes < base.stat().st_size
+
+
+def served_models(served: Served) -> Path:
+    environ = psutil.Process(served.process.pid).environ()
+    return Path(environ["MODEL_HANDLER_MODELS_DIR"])
 
 
 def test_two_services_on_one_directory(models_dir: Path, standin: Standin, zips: Zips) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app import gguf
+from app.tasks import NoSuchTask, TaskLog
 from tests.callers import Caller
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_base, write_zip
@@ -135,3 +136,18 @@ def test_a_task_s_lines_can_be_asked_for(caller: Caller, zips: Zips) -> None:
 def test_an_unknown_task_is_404(caller: Caller) -> None:
     assert caller.get("/tasks/00000000-0000-4000-8000-000000000000").status == 404
     assert caller.get("/tasks/0000").status == 404
+
+
+def test_the_oldest_tasks_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tasks.KEPT", 3)
+    log = TaskLog(tmp_path)
+    uuids = [f"{number:08}-0000-4000-8000-000000000000" for number in range(5)]
+    for uuid in uuids:
+        with log.writer(uuid) as keep:
+            keep(b'{"status": 200, "message": {"action": "x", "details": {}}}\n')
+            (running, *_) = log.recent()
+            assert (running["task_uuid"], running["state"]) == (uuid, "running")
+    assert [task["task_uuid"] for task in log.recent()] == uuids[:1:-1]
+    assert {task["state"] for task in log.recent()} == {"stopped"}
+    with pytest.raises(NoSuchTask):
+        log.lines(uuids[0])

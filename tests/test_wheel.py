@@ -26,5 +26,6 @@ def test_wheel_works_elsewhere(tmp_path: Path, zips: Zips, ollama: str, new_name
     with serve(tmp_path / "models", ollama, command=command, folder=elsewhere) as served:
         caller = RequestsCaller(served.url)
         assert caller.get("/").headers["content-type"].startswith("text/html")
+        assert caller.get("/static/page.js").status == 200
         fields = [("model_name_on_ollama", new_name), ("Model", zips.both)]
         assert caller.send_form("/models/deploy/", fields).last["action"] == "Success create model"

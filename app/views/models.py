@@ -11,7 +11,7 @@ from app.lines import Steps, Task
 from app.requested import BadRequest, options, text
 from app.stream import streamed
 from app.views.answers import json_answer, service
-from app.views.upload import receive
+from app.views.upload import receive, receive_raw
 
 JSON_BYTES = 8 * 2**20
 
@@ -57,6 +57,26 @@ def deploy(task: Task) -> Steps[None]:
         upload, fields = receive(storage, staging)
         new_name = text(fields, "model_name_on_ollama")
         yield from service().deploy(task, upload, new_name, options(fields))
+
+
+@blueprint.put("/upload/<filename>")
+@streamed(FAILED_UPLOAD)
+def upload_raw(task: Task, filename: str) -> Steps[None]:
+    storage = service().storage
+    with storage.staging(task.uuid) as staging:
+        yield from service().upload(receive_raw(storage, staging, filename))
+
+
+@blueprint.put("/deploy/<filename>")
+@streamed(FAILED_UPLOAD, ratio_key="progress")
+def deploy_raw(task: Task, filename: str) -> Steps[None]:
+    new_name, asked = text(request.args, "model_name_on_ollama"), options(request.args)
+    with task.failing_as(FAILED_CREATE):
+        service().server()
+    storage = service().storage
+    with storage.staging(task.uuid) as staging:
+        upload = receive_raw(storage, staging, filename)
+        yield from service().deploy(task, upload, new_name, asked)
 
 
 @blueprint.post("/check/")

@@ -1,4 +1,4 @@
-"""A form with a zip in it, read so that the zip's bytes go straight to where it is worked on."""
+"""Zips on their way in: their bytes go straight to where they are worked on."""
 
 import socket
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from app.requested import BadRequest
 from app.storage import Staging, Storage, name_of_upload
 
 FILE_FIELDS = ("Model", "model")
+BLOCK = 2**20
 
 
 class UploadRequest(Request):
@@ -53,7 +54,8 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     The model is held from the moment that its name is known, so that a model another task works on
     is refused before the zip is sent. Raises what errors.STATUS lists.
     """
-    _check_headers(storage)
+    _check_form()
+    _check_size(storage)
     received: list[Upload] = []
 
     def open_file(filename: str) -> BinaryIO:
@@ -83,14 +85,28 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     return received[0], fields
 
 
-def _check_headers(storage: Storage) -> None:
-    """Refuse by its headers what needn't be sent, and bound the client's silence."""
+def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
+    """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
+    _check_size(storage)
+    upload = Upload(staging, filename, name_of_upload(filename))
+    staging.hold(upload.name)
+    with staging.receive() as file:
+        while block := request.stream.read(BLOCK):
+            file.write(block)
+    return upload
+
+
+def _check_form() -> None:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType(
             "Send the zip as multipart/form-data, for example: curl -F Model=@model.zip"
         )
     if not request.mimetype_params.get("boundary"):
         raise BadRequest("The Content-Type names no boundary. Let your client write that header.")
+
+
+def _check_size(storage: Storage) -> None:
+    """Refuse by its length what needn't be sent, and bound the client's silence."""
     size, most = request.content_length or 0, current_app.config["MAX_UPLOAD_BYTES"]
     if size > most:
         raise RequestEntityTooLarge(f"The upload has {size} bytes; at most {most} are taken.")
