@@ -87,11 +87,11 @@ class Service:
         server.version()
         return server
 
-    def models(self) -> Steps[None]:
-        """A line for each model, in name order."""
+    def models(self, *, with_facts: bool) -> Steps[None]:
+        """A line for each model, in name order; no file is opened unless its facts are wanted."""
         names = self.storage.names()
         for number, name in enumerate(names, 1):
-            facts = self.storage.model(name).facts()
+            facts = self.storage.model(name).facts() if with_facts else {}
             yield Line("Get model.", number / len(names), {"model": name}, more=facts)
 
     def delete(self, task: Task, name: str) -> Steps[None]:

@@ -236,6 +236,7 @@ class Ollama:
         except requests.RequestException as error:
             raise OllamaLost(
                 f"Ollama at {self.url} can't be reached, or broke off the connection."
+                " Check that it runs, and that OLLAMA_HOST names it."
             ) from error
 
     def _json(self, response: requests.Response) -> dict[str, Any]:

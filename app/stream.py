@@ -52,6 +52,11 @@ def streamed(
     return decorate
 
 
+def is_verbose() -> bool:
+    """Whether the current request's client wants more than the contract's fixed lines and keys."""
+    return request.args.get("verbose", "") not in ("", "0", "false")
+
+
 def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
     """The response for a task that failed before its first line."""
     failure = _described(task, error)
@@ -74,7 +79,7 @@ def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iterator[bytes]:
     """The task's lines as bytes, for as long as its client is there."""
-    verbose = request.args.get("verbose", "") not in ("", "0", "false")
+    verbose = is_verbose()
     last: Line | None = None
     sent_at = started_at = time.monotonic()
     size = request.content_length
@@ -99,7 +104,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                     keep(line)
                 yield line
         except Exception as error:
-            failure = _described(task, error)
+            failure = _described(task, error) if last else describe(error)
             ratio = last.ratio if last else 0
             line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
             keep(line)
@@ -133,8 +138,8 @@ def _task_log() -> TaskLog:
 
 def _described(task: Task, error: Exception) -> Failure:
     failure = describe(error)
-    if failure.status >= 500:
-        log.error("task %s: %s", task.uuid, failure.error, exc_info=error)
+    unforeseen = error if failure.status == 500 else None
+    log.warning("task %s: %s %s", task.uuid, failure.status, failure.error, exc_info=unforeseen)
     return failure
 
 

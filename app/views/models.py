@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from app.deploy import FAILED_CREATE, FAILED_UPLOAD
 from app.lines import Steps, Task
 from app.requested import BadRequest, options, text
-from app.stream import streamed
+from app.stream import is_verbose, streamed
 from app.views.answers import json_answer, service
 from app.views.upload import receive, receive_raw
 
@@ -21,7 +21,7 @@ blueprint = Blueprint("models", __name__, url_prefix="/models")
 @blueprint.get("/")
 @streamed("Failed get model list.", kept=False)
 def list_models(task: Task) -> Steps[None]:
-    yield from service().models()
+    yield from service().models(with_facts=is_verbose())
 
 
 @blueprint.delete("/")
