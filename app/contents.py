@@ -246,24 +246,27 @@ def _safetensors_model(
     except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise Unusable(f"{config_name} isn't the JSON object of a model's config.") from error
     headers = [_safetensors_header(files[name]) for name in weights]
-    # What Ollama's own client sends for a folder: parser/parser.go, filesForModel.
     companions = [
         name
-        for name in files
-        if PurePosixPath(name).parent == PurePosixPath(folder)
-        and (
-            name.endswith(".json")
-            or name.endswith(("/tokenizer.model", "/chat_template.jinja"))
-            or name in ("tokenizer.model", "chat_template.jinja")
-        )
-        and not PurePosixPath(name).name.startswith("adapter_")
+        for name in map(PurePosixPath, files)
+        if str(name.parent) == folder and _goes_along(name.name)
     ]
     return SafetensorsModel(
         folder,
-        (*sorted(weights), *sorted(companions)),
+        (*sorted(weights), *sorted(map(str, companions))),
         architecture if isinstance(architecture, str) else None,
         sum(header.parameter_count for header in headers),
     )
+
+
+def _goes_along(name: str) -> bool:
+    """Whether Ollama's own client sends a file of that name beside a model's weights.
+
+    Source: Ollama, parser/parser.go, filesForModel.
+    """
+    if name.startswith("adapter_"):
+        return False
+    return name.endswith(".json") or name in ("tokenizer.model", "chat_template.jinja")
 
 
 def _safetensors_header(source: Source) -> safetensors.Header:
