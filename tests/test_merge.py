@@ -346,3 +346,23 @@ def requantized(base: Path, target: Path, kind: Type) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return target
+
+
+def test_a_refusal_lists_the_bases_that_would_fit(tmp_path: Path, models_dir: Path) -> None:
+    base = write_zip(tmp_path / "the_base.zip", {"base.gguf": write_base(tmp_path / "base.gguf")})
+    other = write_base(tmp_path / "other.gguf", "qwen2")
+    others = write_zip(tmp_path / "another.zip", {"base.gguf": other})
+    lora = write_zip(tmp_path / "tuned.zip", {"lora.gguf": write_lora(tmp_path / "lora.gguf")})
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        for zipped in (base, others):
+            assert caller.send_form("/models/upload/", [("Model", zipped)]).last["status"] == 200
+        form = [("Model", lora), ("model_name_on_ollama", "new")]
+        answer = caller.send_form("/models/deploy/", form)
+    assert answer.status == 422
+    assert answer.last["details"] == {
+        "error": "Found an adapter without a base model, and it doesn't name one that Ollama has.",
+        "hint": "Name the base in the field 'from'. Ollama has none of architecture llama."
+        " Here there are: the_base.",
+    }
