@@ -18,9 +18,11 @@ from app.selection import Selection
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
 UNQUANTIZED = ("F16", "BF16", "F32")
 # Run by Ollama's own engine, which had no adapters: 0.12 creates such a model, and fails to chat.
+# Source: Ollama, fs/ggml/ggml.go, OllamaEngineRequired.
 NO_ADAPTERS_BEFORE_0_30 = frozenset(
-    ("gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3", "mllama", "olmo3")
-    + ("qwen25vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe")
+    ("bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gptoss", "gpt-oss", "lfm2")
+    + ("lfm2moe", "llama4", "mistral3", "mllama", "nomic-bert", "olmo3", "qwen25vl", "qwen3")
+    + ("qwen3moe", "qwen3next", "qwen3vl", "qwen3vlmoe")
 )
 
 
