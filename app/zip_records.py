@@ -23,6 +23,7 @@ ZIP64_EXTRA, UNICODE_PATH_EXTRA = 0x0001, 0x7075
 MADE_ON_UNIX = (3, 19)
 LIMIT16, LIMIT32 = 0xFFFF, 0xFFFFFFFF
 COMMENT_BYTES = 65_535
+DESCRIPTOR_BYTES = 24
 
 _OTHER_FORMATS = (
     (b"\x1f\x8b", "a gzip file"),
@@ -213,53 +214,77 @@ class RecordReader:
     ) -> tuple[int, int]:
         """Where an entry's data begins and the entry ends, its local header agreeing."""
         raw, flags, method, crc, compressed, size = central
-        header = LOCAL.unpack(self._read(LOCAL.size, start))
-        mark, _, local_flags, local_method, _, _, local_crc, local_compressed, local_size = header[
-            :9
-        ]
-        name_size, extra_size = header[9:]
-        data = start + LOCAL.size + name_size + extra_size
-        compared = ENCRYPTED | STRONG | UTF8 | MASKED | HAS_DESCRIPTOR
-        if (
-            mark != LOCAL_MARK
-            or self._read(name_size, start + LOCAL.size) != raw
-            or (local_flags ^ flags) & compared
-            or local_method != method
-        ):
+        head_size = local_header_size(self._read(LOCAL.size, start))
+        if head_size is None:
             raise _disagreement(name)
-        extra = self._read(extra_size, start + LOCAL.size + name_size)
-        wide = _extras(extra, name).get(ZIP64_EXTRA, b"")
-        if LIMIT32 in (local_size, local_compressed):
-            local_size, wide = _widened(local_size, wide, name)
-            local_compressed, _ = _widened(local_compressed, wide, name)
-        stated, right = (local_crc, local_compressed, local_size), (crc, compressed, size)
+        header = local_header(self._read(head_size, start), name)
+        compared = ENCRYPTED | STRONG | UTF8 | MASKED | HAS_DESCRIPTOR
+        if header.raw_name != raw or (header.flags ^ flags) & compared or header.method != method:
+            raise _disagreement(name)
+        data = start + head_size
+        stated, right = (header.crc, header.compressed_size, header.size), (crc, compressed, size)
         end = data + compressed
         if flags & HAS_DESCRIPTOR:
             if any(here not in (0, there) for here, there in zip(stated, right, strict=True)):
                 raise _disagreement(name)
-            end += self._descriptor_size(end, directory, name, right)
+            found = os.pread(self._descriptor, DESCRIPTOR_BYTES, end)
+            descriptor = descriptor_size(found[: max(0, directory - end)], *right)
+            if descriptor is None:
+                raise ArchiveError(
+                    f"{name!r} has no data descriptor that agrees with it. Zip it again."
+                )
+            end += descriptor
         elif stated != right:
             raise _disagreement(name)
         if end > directory:
             raise ArchiveError(f"{name!r} reaches beyond the archive's entries. Upload it again.")
         return data, end
 
-    def _descriptor_size(
-        self, at: int, directory: int, name: str, right: tuple[int, int, int]
-    ) -> int:
-        """The size of the data descriptor at `at` (4.3.9): marked or not, with 4- or 8-byte sizes.
 
-        The longest form that says what is right is taken.
-        """
-        found = os.pread(self._descriptor, 24, at)[: max(0, directory - at)]
-        for mark in (DESCRIPTOR_MARK, b""):
-            for form in ("<LQQ", "<LLL"):
-                if form == "<LLL" and max(right) > LIMIT32:
-                    continue
-                descriptor = mark + struct.pack(form, *right)
-                if found.startswith(descriptor):
-                    return len(descriptor)
-        raise ArchiveError(f"{name!r} has no data descriptor that agrees with it. Zip it again.")
+@dataclass(frozen=True)
+class LocalHeader:
+    """What stands before an entry's data (4.3.7); with a data descriptor, sizes may be 0."""
+
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    compressed_size: int
+    size: int
+
+
+def local_header_size(beginning: bytes) -> int | None:
+    """The bytes of the local header whose first LOCAL.size bytes are given; None if it isn't one."""
+    mark, *_, name_size, extra_size = LOCAL.unpack(beginning)
+    return LOCAL.size + name_size + extra_size if mark == LOCAL_MARK else None
+
+
+def local_header(head: bytes, name: str) -> LocalHeader:
+    """The local header in `head`, which is all of it; errors (ArchiveError) speak of `name`."""
+    _, _, flags, method, _, _, crc, compressed, size, name_size, _ = LOCAL.unpack_from(head)
+    extra = head[LOCAL.size + name_size :]
+    wide = _extras(extra, name).get(ZIP64_EXTRA, b"")
+    if LIMIT32 in (size, compressed):
+        size, wide = _widened(size, wide, name)
+        compressed, _ = _widened(compressed, wide, name)
+    raw_name = head[LOCAL.size : LOCAL.size + name_size]
+    return LocalHeader(raw_name, flags, method, crc, compressed, size)
+
+
+def descriptor_size(found: bytes, crc: int, compressed_size: int, size: int) -> int | None:
+    """The bytes of the data descriptor (4.3.9) that `found` begins with: marked or not, with 4- or
+    8-byte sizes.
+
+    The longest form that says what is right is taken; None where none does.
+    """
+    for mark in (DESCRIPTOR_MARK, b""):
+        for form in ("<LQQ", "<LLL"):
+            if form == "<LLL" and max(compressed_size, size) > LIMIT32:
+                continue
+            descriptor = mark + struct.pack(form, crc, compressed_size, size)
+            if found.startswith(descriptor):
+                return len(descriptor)
+    return None
 
 
 def _disagreement(name: str) -> ArchiveError:
