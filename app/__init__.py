@@ -39,7 +39,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(config or {})
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_UPLOAD_BYTES"]
 
-    storage = Storage(Path(app.config["MODELS_DIR"]))
+    limits = Limits(entries=app.config["MAX_ENTRIES"])
+    storage = Storage(Path(app.config["MODELS_DIR"]), limits)
     storage.prepare()
     owners = app.config["MODELFILES_DIR"]
     folders = [Path(owners)] if owners else []
@@ -48,7 +49,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         storage=storage,
         tasks=TaskLog(storage.state_folder / "tasks"),
         templates=Templates(*folders, data_folder("modelfiles")),
-        limits=Limits(entries=app.config["MAX_ENTRIES"]),
         connect=lambda: Ollama(
             app.config["OLLAMA_HOST"],
             app.config["CONNECT_TIMEOUT"],

@@ -1,45 +1,28 @@
 """Zip files from strangers: checked whole before anything is extracted, counted while it is."""
 
+import hashlib
 import io
 import os
 import re
 import stat
 import unicodedata
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from app.unpack import BLOCK, DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
 from app.zip_records import ArchiveError, Record, RecordReader
 
 __all__ = ["Archive", "ArchiveError", "Entry", "Limits"]
 
-BLOCK = 2**20
-STORED, DEFLATED = 0, 8
 _METHODS = {1: "shrink", 6: "implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA"} | {
     **{20: "Zstandard", 93: "Zstandard", 95: "xz", 98: "PPMd", 99: "AES encryption"}
 }
 _JUNK_FOLDERS = ("__MACOSX",)
 _JUNK_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", ".model-handler.json")
 _DRIVE = re.compile(r"[A-Za-z]:")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an archive may claim at most.
-
-    Deflate can't do better than about 1:1032; weights don't even come near 1:10. So an entry of
-    more than `ratio_from` bytes that claims more than `ratio` is a bomb or a lie.
-    """
-
-    entries: int = 10_000
-    ratio: int = 200
-    ratio_from: int = 64 * 2**20
-    component_bytes: int = 255
-    name_bytes: int = 1024
-    depth: int = 32
 
 
 @dataclass(frozen=True)
@@ -56,10 +39,17 @@ class Archive:
 
     Opening it raises ArchiveError unless everything that can be known without decompressing is
     right. `entries` are its files, without what operating systems add and without the one folder
-    that they may all be in. `total_size` is the sum of their sizes in bytes.
+    that they may all be in. `total_size` is the sum of their sizes in bytes. `unpacked` are the
+    contents that aren't in the file any more, by where in it their data would begin.
     """
 
-    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits | None = None,
+        unpacked: Mapping[int, Unpacked] | None = None,
+    ) -> None:
+        self._unpacked = unpacked or {}
         self._descriptor = os.open(path, os.O_RDONLY)
         try:
             limits = limits or Limits()
@@ -67,6 +57,8 @@ class Archive:
             _check_names(records, limits)
             for record in records:
                 _check_content(record, limits)
+                if unpacked_here := self._unpacked.get(record.data):
+                    unpacked_here.content.check(record)
             self.entries = _entries(records)
         except BaseException:
             os.close(self._descriptor)
@@ -82,34 +74,43 @@ class Archive:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         os.close(self._descriptor)
+
+    def unpacked(self, entry: Entry) -> Unpacked | None:
+        """The entry's content, where it was unpacked when it arrived."""
+        return self._unpacked.get(entry.record.data)
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """The entry's content in pieces of at most BLOCK bytes. Entries can be read at once.
 
         Raises ArchiveError as soon as there is more than its size, and at the end where there is
-        less, or the checksum differs.
+        less, or the checksum differs. Not for an entry that is unpacked.
         """
-        record, count, crc = entry.record, 0, 0
-        pieces = self._stored(record) if record.method == STORED else self._inflated(record)
-        for piece in pieces:
-            count += len(piece)
-            if count > record.size:
-                raise ArchiveError(f"{entry.name!r} is larger than the archive says. Zip it again.")
-            crc = zlib.crc32(piece, crc)
-            yield piece
-        if count != record.size:
-            raise ArchiveError(f"{entry.name!r} is smaller than the archive says. Zip it again.")
-        if crc != record.crc:
-            raise ArchiveError(
-                f"{entry.name!r} is damaged: its checksum doesn't agree. Zip and upload it again."
-            )
+        content = Content(entry.name, entry.record.method, entry.size)
+        for block in self._compressed(entry.record):
+            yield from content.feed(block)
+        content.check(entry.record)
+
+    def digest(self, entry: Entry) -> str:
+        """The sha256 (hex) of the entry's content; raises as `chunks`."""
+        if unpacked := self.unpacked(entry):
+            return unpacked.sha256
+        digest = hashlib.sha256()
+        for piece in self.chunks(entry):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def open(self, entry: Entry) -> io.BufferedReader:
         """The entry's content as a stream that is read forward; all of it need not be read."""
+        if unpacked := self.unpacked(entry):
+            return unpacked.path.open("rb")
         return io.BufferedReader(_Stream(self.chunks(entry)), 2**16)
 
-    def _stored(self, record: Record) -> Iterator[bytes]:
+    def _compressed(self, record: Record) -> Iterator[bytes]:
         at, end = record.data, record.data + record.compressed_size
         while at < end:
             block = os.pread(self._descriptor, min(BLOCK, end - at), at)
@@ -117,24 +118,6 @@ class Archive:
                 raise ArchiveError(f"{record.name!r} is cut off. Upload the archive again.")
             at += len(block)
             yield block
-
-    def _inflated(self, record: Record) -> Iterator[bytes]:
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            for block in self._stored(record):
-                while block and not inflate.eof:
-                    piece = inflate.decompress(block, BLOCK)
-                    block = inflate.unconsumed_tail
-                    if piece:
-                        yield piece
-                if inflate.eof and (inflate.unused_data or block):
-                    raise ArchiveError(f"{record.name!r} has other data after its end.")
-            while not inflate.eof and (piece := inflate.decompress(b"", BLOCK)):
-                yield piece
-        except zlib.error:
-            raise ArchiveError(f"{record.name!r} is damaged. Zip and upload it again.") from None
-        if not inflate.eof:
-            raise ArchiveError(f"{record.name!r} is cut off. Zip and upload it again.")
 
 
 class _Stream(io.RawIOBase):
@@ -177,11 +160,7 @@ def _check_content(record: Record, limits: Limits) -> None:
         )
     if record.method == STORED and record.compressed_size != record.size:
         raise ArchiveError(f"{record.name!r} has two sizes in the archive. Zip it again.")
-    if record.size > limits.ratio_from and record.size > limits.ratio * record.compressed_size:
-        raise ArchiveError(
-            f"{record.name!r} claims {record.size} bytes in {record.compressed_size} compressed"
-            " ones, which no model file does."
-        )
+    check_ratio(record.name, record.size, record.compressed_size, limits)
 
 
 @dataclass

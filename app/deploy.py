@@ -4,15 +4,14 @@ Each function is a generator: what it raises before its first line was known bef
 and left nothing behind; the lines after that are the contract's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from app import ollama
-from app.archive import Archive, Limits
+from app.archive import Archive
 from app.contents import Source, Unusable, examine
 from app.lines import Line, Report, Steps, Task, follow
 from app.merging import MergedFile, merged_file
@@ -76,7 +75,6 @@ class Service:
     storage: Storage
     tasks: TaskLog
     templates: Templates
-    limits: Limits
     connect: Callable[[], Ollama]
     merge: str = "auto"
     ollama_models: Path | None = None
@@ -104,8 +102,8 @@ class Service:
 
     def upload(self, upload: Upload) -> Steps[None]:
         """Extract an upload and publish it as a model."""
-        with Archive(upload.staging.upload, self.limits) as archive:
-            yield from self._store(upload, archive, self._examine(archive), UPLOAD)
+        with upload.staging.archive() as archive:
+            yield from self._store(upload, archive, select(examine(_entries(archive))), UPLOAD)
 
     def create(self, task: Task, name: str, new_name: str, options: Options) -> Steps[None]:
         """Make the model `name` a model of the Ollama server, called `new_name`."""
@@ -121,8 +119,8 @@ class Service:
         """Upload, then create; what create would refuse is refused before anything is stored."""
         with task.failing_as(FAILED_CREATE):
             ollama.check_name(new_name)
-        with Archive(upload.staging.upload, self.limits) as archive:
-            selection = self._examine(archive)
+        with upload.staging.archive() as archive:
+            selection = select(examine(_entries(archive)))
             with task.failing_as(FAILED_CREATE):
                 server = self.server()
                 plan = self._plan(selection, options, server)
@@ -155,10 +153,10 @@ class Service:
 
     def check(self, upload: Upload) -> dict[str, Any]:
         """The report on an upload, every byte of which is read and none is kept."""
-        with Archive(upload.staging.upload, self.limits) as archive:
-            selection = self._examine(archive)
+        with upload.staging.archive() as archive:
+            selection = select(examine(_entries(archive)))
             files = {
-                entry.name: {"size": entry.size, "sha256": _digest(archive.chunks(entry))}
+                entry.name: {"size": entry.size, "sha256": archive.digest(entry)}
                 for entry in archive.entries
             }
         return {
@@ -211,10 +209,6 @@ class Service:
             if "base" in facts.get("kind", "") and wanted in (None, facts.get("architecture")):
                 fitting.append(name)
         return f"Here there are: {', '.join(fitting)}." if fitting else ""
-
-    def _examine(self, archive: Archive) -> Selection:
-        self.storage.require_space(archive.total_size, "Extracting this archive")
-        return select(examine(_entries(archive)))
 
     def _store(
         self, upload: Upload, archive: Archive, selection: Selection, script: Script
@@ -314,10 +308,3 @@ def _entries(archive: Archive) -> list[Source]:
     return [
         Source(entry.name, entry.size, partial(archive.open, entry)) for entry in archive.entries
     ]
-
-
-def _digest(blocks: Iterable[bytes | memoryview]) -> str:
-    digest = sha256()
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from app.archive import Archive
+from app.archive import Archive, Entry, Limits
+from app.arrival import Arrival, write_all
 from app.lines import Report
 from app.stored_model import Model, StoredFile, write_manifest
 
@@ -80,8 +81,9 @@ def name_of_upload(filename: str) -> str:
 class Storage:
     """The models directory and the service's own state folder in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder = folder
+        self.limits = limits or Limits()
         self.state_folder = folder / STATE_FOLDER
         self._staging = self.state_folder / "staging"
         self._locks = self.state_folder / "locks"
@@ -189,7 +191,7 @@ class Storage:
     def remove(self, name: str, staging: "Staging") -> None:
         """Take the model `name` away in one step; its bytes go with the staging folder."""
         os.rename(self.model(name).folder, staging.folder / "deleted")
-        _sync_folder(self.folder)
+        _sync(self.folder)
 
     def publish(self, staged: Path, name: str) -> None:
         """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
@@ -203,7 +205,7 @@ class Storage:
             replaced.mkdir()
             os.rename(target, replaced / name)
             os.rename(staged, target)
-        _sync_folder(self.folder)
+        _sync(self.folder)
 
     def _put_back(self, replaced: Path) -> None:
         """Undo a replacement without exchange that was killed between its two renames."""
@@ -220,64 +222,91 @@ class Staging:
 
     def __init__(self, storage: Storage, task: str, folder: Path, held: ExitStack) -> None:
         self.folder = folder
-        self.upload = folder / "upload.zip"
         self._model = folder / "model"
         self._storage = storage
         self._task = task
         self._held = held
+        self._arrival: Arrival | None = None
 
     def hold(self, name: str) -> None:
         """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
         self._held.enter_context(self._storage.hold(name, self._task))
 
-    def receive(self) -> BinaryIO:
-        """Open the file that the upload's bytes go to; closed with the staging folder at latest."""
-        return self._held.enter_context(self.upload.open("xb+"))
+    def receive(self) -> Arrival:
+        """What takes the upload's bytes, and unpacks them as they come."""
+        self._arrival = Arrival(self.folder, self._storage.limits, self._require)
+        return self._arrival
+
+    def archive(self) -> Archive:
+        """The upload, once it is here whole. Raises ArchiveError."""
+        assert self._arrival is not None
+        archive = Archive(self._arrival.path, self._storage.limits, self._arrival.unpacked)
+        try:
+            waiting = (entry.size for entry in archive.entries if not archive.unpacked(entry))
+            self._require(sum(waiting))
+        except BaseException:
+            archive.close()
+            raise
+        return archive
 
     def extract(self, archive: Archive, facts: dict[str, Any], report: Report) -> None:
-        """Extract every entry, hashing in the same pass, and keep digests and `facts` with them.
+        """Put every entry in its place, and keep digests and `facts` with them.
 
-        Raises ArchiveError where the bytes aren't what the listing says.
+        What wasn't unpacked as it arrived is extracted, and hashed in the same pass. Raises
+        ArchiveError where the bytes aren't what the listing says.
         """
         files: dict[str, Any] = {}
-        total, done = archive.total_size, 0
+        done = 0
         self._model.mkdir()
         for entry in archive.entries:
             path = self._model / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
-            with path.open("xb", buffering=0) as file:
-                for block in archive.chunks(entry):
-                    _write_all(file, block)
-                    digest.update(block)
-                    done += len(block)
-                    details = {"file": entry.name, "bytes": done, "total_bytes": total}
-                    report("Extracting.", details, done / total)
-                os.fsync(file.fileno())
+            if unpacked := archive.unpacked(entry):
+                os.rename(unpacked.path, path)
+                digest = unpacked.sha256
+            else:
+                digest = self._extract(archive, entry, path, done, report)
+            done += entry.size
+            _report_extracted(report, archive, entry, done)
+            _sync(path)
             status = path.stat()
-            stored = StoredFile(status.st_size, status.st_mtime_ns, digest.hexdigest())
+            stored = StoredFile(status.st_size, status.st_mtime_ns, digest)
             files[entry.name] = asdict(stored)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         write_manifest(self._model, {"created_at": created, **facts, "files": files})
         for parent, _, _ in os.walk(self._model):
-            _sync_folder(Path(parent))
+            _sync(Path(parent))
 
     def publish(self, name: str) -> None:
-        """Make what was extracted the model `name`; the zip, and a model that was replaced, give
-        their space back."""
+        """Make what was extracted the model `name`; a model that was replaced gives its space
+        back."""
         self._storage.publish(self._model, name)
-        self.upload.unlink()
         shutil.rmtree(self._model, ignore_errors=True)
 
+    def _extract(
+        self, archive: Archive, entry: Entry, path: Path, before: int, report: Report
+    ) -> str:
+        digest = hashlib.sha256()
+        with path.open("xb", buffering=0) as file:
+            for block in archive.chunks(entry):
+                write_all(file, block)
+                digest.update(block)
+                _report_extracted(report, archive, entry, before + file.tell())
+        return digest.hexdigest()
 
-def _write_all(file: Any, block: bytes | memoryview) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[file.write(view) :]
+    def _require(self, size: int) -> None:
+        self._storage.require_space(size, "Extracting this archive")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _report_extracted(report: Report, archive: Archive, entry: Entry, done: int) -> None:
+    total = archive.total_size
+    details = {"file": entry.name, "bytes": done, "total_bytes": total}
+    report("Extracting.", details, done / total if total else None)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

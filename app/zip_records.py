@@ -254,7 +254,7 @@ class LocalHeader:
 
 
 def local_header_size(beginning: bytes) -> int | None:
-    """The bytes of the local header whose first LOCAL.size bytes are given; None if it isn't one."""
+    """The bytes of the local header that begins with these LOCAL.size bytes; None if none does."""
     mark, *_, name_size, extra_size = LOCAL.unpack(beginning)
     return LOCAL.size + name_size + extra_size if mark == LOCAL_MARK else None
 

@@ -9,7 +9,6 @@ import pytest
 
 from app import storage as storage_module
 from app import stored_model
-from app.archive import Archive, Limits
 from app.storage import Busy, NameNotAllowed, NoSpace, NoSuchModel, Storage, name_of_upload
 from tests.conftest import litter
 from tests.gguf_files import write_zip
@@ -29,8 +28,10 @@ def say_nothing(action: str, details: dict[str, object], done: float | None = No
 def publish(storage: Storage, name: str, members: dict[str, bytes], task: str = "a-task") -> None:
     with storage.staging(task) as staging:
         staging.hold(name)
-        write_zip(staging.upload, members)  # type: ignore[arg-type]
-        with Archive(staging.upload, Limits()) as archive:
+        write_zip(staging.folder / "sent.zip", members)  # type: ignore[arg-type]
+        with staging.receive() as arrival:
+            arrival.write((staging.folder / "sent.zip").read_bytes())
+        with staging.archive() as archive:
             staging.extract(archive, {}, say_nothing)
         staging.publish(name)
 
@@ -162,8 +163,9 @@ def test_a_held_model_names_its_holder(storage: Storage) -> None:
 def test_staging_is_removed_whatever_happens(storage: Storage) -> None:
     with pytest.raises(RuntimeError), storage.staging("a-task") as staging:
         staging.hold("m")
-        staging.receive().write(b"half")
-        raise RuntimeError
+        with staging.receive() as arrival:
+            arrival.write(b"PK\3\4half")
+            raise RuntimeError
     assert not litter(storage.folder)
 
 

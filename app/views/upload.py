@@ -1,51 +1,29 @@
 """Zips on their way in: their bytes go straight to where they are worked on."""
 
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
-from werkzeug.formparser import FormDataParser
 
 from app.deploy import Upload
 from app.requested import BadRequest
 from app.storage import Staging, Storage, name_of_upload
+from app.views.form import BLOCK, FormError, FormReader
 
 FILE_FIELDS = ("Model", "model")
-BLOCK = 2**20
+MAX_PARTS = 50
+MAX_FIELD_BYTES = 500_000
 
 
 class UploadRequest(Request):
-    """A request whose file part is written where `open_file(filename)` says.
-
-    Werkzeug's own way is a temporary file, from which the bytes would have to be copied; and it
-    takes a broken form for an empty one.
-    """
-
-    open_file: Callable[[str], BinaryIO] | None = None
-    max_form_parts = 50
+    """A request whose JSON, where it can't be read, is refused in the service's own words."""
 
     def on_json_loading_failed(self, e: ValueError | None) -> Any:
         if e is None:
             raise UnsupportedMediaType("Send a JSON object, as application/json.")
         raise BadRequest(f"The body isn't JSON: {e}.")
-
-    def make_form_data_parser(self) -> FormDataParser:
-        parser = super().make_form_data_parser()
-        parser.silent = False
-        return parser
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> Any:
-        if self.open_file is None:
-            raise BadRequest("This request takes no file.")
-        return self.open_file(filename or "")
 
 
 def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, str]]:
@@ -56,44 +34,63 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     """
     _check_form()
     _check_size(storage)
-    received: list[Upload] = []
-
-    def open_file(filename: str) -> BinaryIO:
-        if received:
-            raise BadRequest("The form holds more than one file. Send one zip at a time.")
-        if not filename:
-            raise BadRequest("No file was chosen. Send a zip in the field 'Model'.")
-        upload = Upload(staging, filename, name_of_upload(filename))
-        staging.hold(upload.name)
-        received.append(upload)
-        return staging.receive()
-
-    assert isinstance(request, UploadRequest)
-    request.open_file = open_file
     try:
-        fields, files = request.form, request.files
-    except ValueError as error:
+        return _read_form(staging)
+    except FormError as error:
         raise BadRequest(
             "The form can't be read: it is cut off, or its parts aren't as its boundary says."
         ) from error
-    for file in files.values():
-        file.close()
-    if not received:
-        raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
-    if not any(field in files for field in FILE_FIELDS):
-        raise BadRequest(f"The file came in the field {next(iter(files), '')!r}, not in 'Model'.")
-    return received[0], fields
 
 
 def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
     """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
     _check_size(storage)
+    upload = _begin(staging, filename)
+    with staging.receive() as arrival:
+        while block := request.stream.read(BLOCK):
+            arrival.write(block)
+    return upload
+
+
+def _read_form(staging: Staging) -> tuple[Upload, Mapping[str, str]]:
+    upload, upload_field = None, ""
+    fields: dict[str, str] = {}
+    reader = FormReader(request.stream.read, request.mimetype_params["boundary"])
+    for number, part in enumerate(reader.parts()):
+        if number == MAX_PARTS:
+            raise RequestEntityTooLarge
+        if part.filename is None:
+            left = MAX_FIELD_BYTES - sum(map(len, fields.values()))
+            fields.setdefault(part.name, _text(part.content, left))
+            continue
+        if upload is not None:
+            raise BadRequest("The form holds more than one file. Send one zip at a time.")
+        if not part.filename:
+            raise BadRequest("No file was chosen. Send a zip in the field 'Model'.")
+        upload, upload_field = _begin(staging, part.filename), part.name
+        with staging.receive() as arrival:
+            for piece in part.content:
+                arrival.write(piece)
+    if upload is None:
+        raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
+    if upload_field not in FILE_FIELDS:
+        raise BadRequest(f"The file came in the field {upload_field!r}, not in 'Model'.")
+    return upload, fields
+
+
+def _begin(staging: Staging, filename: str) -> Upload:
     upload = Upload(staging, filename, name_of_upload(filename))
     staging.hold(upload.name)
-    with staging.receive() as file:
-        while block := request.stream.read(BLOCK):
-            file.write(block)
     return upload
+
+
+def _text(pieces: Iterable[bytes], most: int) -> str:
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > most:
+            raise RequestEntityTooLarge
+    return content.decode(errors="replace")
 
 
 def _check_form() -> None:
