@@ -104,7 +104,7 @@ class Content:
             block = inflate.unconsumed_tail
             if piece:
                 yield piece
-            elif not block:
+            elif not block and not inflate.eof:
                 return
         self.rest = inflate.unused_data or block
         self.compressed_size -= len(self.rest)

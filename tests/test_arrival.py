@@ -1,0 +1,164 @@
+"""Zips that are unpacked while they arrive, in pieces of any size."""
+
+import io
+import os
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import arrival as arriving
+from app.archive import Archive, ArchiveError
+from app.arrival import Arrival
+from app.unpack import Limits
+from app.views.form import FormError, FormReader
+
+NOISE = os.urandom(3_000_000)
+MEMBERS = {"m/base.gguf": NOISE, "m/empty": b"", "m/zeros.bin": bytes(2_500_000), "m/a.txt": b"a"}
+
+
+class Unseekable(io.BytesIO):
+    """What a zip is piped into: its writer can't go back and so adds data descriptors."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: object) -> int:
+        raise io.UnsupportedOperation
+
+    def tell(self) -> int:
+        raise io.UnsupportedOperation
+
+
+def zipped(method: int, *, piped: bool = False) -> bytes:
+    file = Unseekable() if piped else io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in MEMBERS.items():
+            with archive.open(name, "w", force_zip64=piped) as entry:
+                entry.write(content)
+    return file.getvalue()
+
+
+def arrive(folder: Path, content: bytes, block: int, limits: Limits | None = None) -> Archive:
+    limits = limits or Limits()
+    with Arrival(folder, limits, lambda size: None) as arrival:
+        for at in range(0, len(content), block):
+            arrival.write(content[at : at + block])
+    return Archive(arrival.path, limits, arrival.unpacked)
+
+
+@pytest.mark.parametrize("block", [1, 1021, 65_536, 10**8])
+@pytest.mark.parametrize(
+    ("method", "piped"),
+    [
+        (zipfile.ZIP_STORED, False),
+        (zipfile.ZIP_DEFLATED, False),
+        (zipfile.ZIP_DEFLATED, True),
+    ],
+    ids=["stored", "deflated", "deflated through a pipe"],
+)
+def test_every_entry_is_unpacked_on_its_way(
+    tmp_path: Path, method: int, piped: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if block == 1:
+        small = {name: content[:900] for name, content in MEMBERS.items()}
+        monkeypatch.setattr("tests.test_arrival.MEMBERS", small)
+    content = zipped(method, piped=piped)
+    with arrive(tmp_path, content, block) as archive:
+        for entry in archive.entries:
+            expected = MEMBERS["m/" + entry.name]
+            assert archive.unpacked(entry) or not expected
+            with archive.open(entry) as file:
+                assert file.read() == expected
+            assert archive.digest(entry) == sha256(expected).hexdigest()
+    assert (tmp_path / "upload.zip").stat().st_size == len(content)
+    if block > 1:
+        assert (tmp_path / "upload.zip").stat().st_blocks * 512 < 200_000
+
+
+def test_stored_through_a_pipe_is_kept_and_extracted_afterwards(tmp_path: Path) -> None:
+    with arrive(tmp_path, zipped(zipfile.ZIP_STORED, piped=True), 65_536) as archive:
+        for entry in archive.entries:
+            assert archive.unpacked(entry) is None
+            assert archive.digest(entry) == sha256(MEMBERS["m/" + entry.name]).hexdigest()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("at", [500, 1_500_000])
+def test_a_changed_byte_is_found(tmp_path: Path, method: int, at: int) -> None:
+    content = bytearray(zipped(method))
+    content[at] ^= 0x55
+    with pytest.raises(ArchiveError, match=r"'m/base.gguf' is damaged"):
+        arrive(tmp_path, bytes(content), 65_536)
+
+
+@given(cut=st.integers(1, 900))
+def test_a_zip_that_is_cut_off_is_no_zip(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    with pytest.raises(ArchiveError):
+        arrive(tmp_path_factory.mktemp("cut"), zipped(zipfile.ZIP_DEFLATED)[:-cut], 4096)
+
+
+def test_an_entry_without_a_size_is_no_way_round_the_ratio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "UNSTATED_BYTES", 1_000_000)
+    limits = Limits(ratio=10, ratio_from=1_000_000)
+    with pytest.raises(ArchiveError, match=r"'m/zeros.bin' claims"):
+        arrive(tmp_path, zipped(zipfile.ZIP_DEFLATED, piped=True), 4096, limits)
+    written = max(path.stat().st_size for path in tmp_path.glob("entry-[1-9]"))
+    assert written <= 2 * 2**20
+
+
+def test_more_entries_than_are_taken_are_not_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="at most 2 are taken"):
+        arrive(tmp_path, zipped(zipfile.ZIP_STORED), 65_536, Limits(entries=2))
+    assert len(list(tmp_path.glob("entry-*"))) == 2
+
+
+PARTS = [("field", None, b"\r\n-"), ("Model", "m \u6a21.zip", b"\r\n--x\r\n\r--bound" * 9)]
+
+
+def form(parts: list[tuple[str, str | None, bytes]], *, blank_lines: bool = True) -> bytes:
+    body = b"a preamble\r\n"
+    for name, filename, content in parts:
+        named = f'; filename="{filename}"' if filename is not None else ""
+        head = f'--bound\r\nContent-Disposition: form-data; name="{name}"{named}\r\n'
+        # RFC 2046 lets a part without content do without the line end before its delimiter.
+        body += head.encode() + b"\r\n" + (content + b"\r\n" if content or blank_lines else b"")
+    return body + b"--bound--"
+
+
+def read_form(body: bytes, block: int) -> list[tuple[str, str | None, bytes]]:
+    stream = io.BytesIO(body)
+    reader = FormReader(lambda size: stream.read(min(size, block)), "bound")
+    return [(part.name, part.filename, b"".join(part.content)) for part in reader.parts()]
+
+
+@pytest.mark.parametrize("blank_lines", [True, False])
+@given(
+    block=st.integers(1, 40),
+    contents=st.lists(
+        st.lists(st.sampled_from([b"\r", b"\n", b"--", b"bound", b"x", b"\r\n--boun"])), max_size=3
+    ),
+)
+def test_a_form_comes_apart_where_its_delimiters_are(
+    blank_lines: bool, block: int, contents: list[list[bytes]]
+) -> None:
+    made = [b"".join(pieces).replace(b"--bound", b"") for pieces in contents]
+    parts = PARTS + [(f"f{number}", None, content) for number, content in enumerate(made)]
+    assert read_form(form(parts, blank_lines=blank_lines), block) == parts
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"--bound", form(PARTS)[:-2], form(PARTS)[:200], b"--bound\r\nA: b\r\n\r\nx\r\n--bound--"]
+    + [b"--boundary\r\n", b"--bound\r\n" + b"x" * 40_000],
+)
+def test_what_is_no_form_is_refused(body: bytes) -> None:
+    with pytest.raises(FormError):
+        read_form(body, 4096)
