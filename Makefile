@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
-.PHONY: run demo test check
+.PHONY: run demo test check bench
 
 run: $(INSTALLED)
 	$(VENV)/bin/gunicorn
@@ -32,3 +32,6 @@ $(TEST_INSTALLED): setup.cfg | $(VENV)/bin/python
 	tests/system-packages test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
+
+bench: $(TEST_INSTALLED)
+	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)
