@@ -1,11 +1,31 @@
-"""The page for people."""
+"""The page for people, and what its form leads to where a browser runs no scripts."""
 
-from flask import Blueprint, render_template
+import json
+
+from flask import Blueprint, Response, render_template, request
+
+from app.requested import QUANTIZE_TYPES
+from app.texts import LANGUAGES, texts
+from app.views.models import deploy
 
 blueprint = Blueprint("pages", __name__)
 
 
 @blueprint.get("/")
 def index() -> str:
-    """A form that deploys a zip."""
-    return render_template("index.html")
+    """A form that deploys a zip, the models, and the recent tasks."""
+    return _render("index.html", quantize_types=QUANTIZE_TYPES)
+
+
+@blueprint.post("/deploy")
+def result() -> tuple[str, int]:
+    """The form without scripts: the same deploy, its lines as a page once it has ended."""
+    answer: Response = deploy()
+    lines = [json.loads(line)["message"] for line in answer.get_data().splitlines()]
+    return _render("result.html", lines=lines), answer.status_code
+
+
+def _render(template: str, **values: object) -> str:
+    language = request.accept_languages.best_match([*LANGUAGES, "zh"]) or "en"
+    language = "zh-TW" if language == "zh" else language
+    return render_template(template, language=language, texts=texts(language), **values)
