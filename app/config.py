@@ -127,6 +127,9 @@ SETTINGS = (
     Setting(
         "MAX_UPLOAD_BYTES", _count, str(100 * 2**30), "The largest request body taken, in bytes."
     ),
+    Setting(
+        "MIN_FREE_BYTES", _count, str(2**30), "Free space below which /readyz says no, in bytes."
+    ),
     Setting("MAX_ENTRIES", _count, "10000", "The most files and folders that an archive may hold."),
     Setting(
         "UPLOAD_TIMEOUT", _count, "120", "Seconds that a client may stay silent while it sends."
@@ -144,7 +147,12 @@ SETTINGS = (
         "Whether adapters are merged into their base: auto (where Ollama can't run them), always,"
         " never.",
     ),
-    Setting("API_KEY", _optional_text, "", "If set, every request but /healthz must carry it."),
+    Setting(
+        "API_KEY",
+        _optional_text,
+        "",
+        "If set, all but the page itself, /healthz and /readyz must carry it.",
+    ),
     Setting(
         "CONNECT_TIMEOUT", _count, "10", "Seconds that Ollama may take to accept a connection."
     ),

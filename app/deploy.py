@@ -15,6 +15,7 @@ from app.archive import Archive
 from app.contents import Source, Unusable, examine
 from app.lines import Line, Report, Steps, Task, follow
 from app.merging import MergedFile, merged_file
+from app.metrics import phase
 from app.modelfile_templates import Templates
 from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.ollama_store import base_blob
@@ -216,11 +217,12 @@ class Service:
         details = {"model": upload.filename}
         yield Line(*script.begin, details)
         yield Line(*script.middle, details)
-        yield from follow(
-            lambda report: upload.staging.extract(archive, selection.facts(), report),
-            script.middle[1],
-            script.success[1],
-        )
+        with phase("extract"):
+            yield from follow(
+                lambda report: upload.staging.extract(archive, selection.facts(), report),
+                script.middle[1],
+                script.success[1],
+            )
         upload.staging.publish(upload.name)
         yield Line(*script.success, details)
 
@@ -233,10 +235,12 @@ class Service:
         last_create = {"model_name_on_ollama": new_name, **plan.way(), "merged": None}
         if plan.merge is not None:
             half = (begin + middle) / 2
-            plan, merged = yield from follow(partial(self._merge, model, plan), begin, half)
+            with phase("merge"):
+                plan, merged = yield from follow(partial(self._merge, model, plan), begin, half)
             begin = half
             last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
-        digests = yield from follow(partial(self._push, model, plan, server), begin, middle)
+        with phase("push"):
+            digests = yield from follow(partial(self._push, model, plan, server), begin, middle)
         yield Line(*script.middle, details)
         body = plan.request(new_name, digests)
 
@@ -250,7 +254,8 @@ class Service:
             if plan.adapters and "\nADAPTER " not in server.show(new_name).get("modelfile", ""):
                 raise OllamaError(f"Ollama made {new_name!r} without its adapter.")
 
-        yield from follow(create, script.middle[1], script.success[1])
+        with phase("create"):
+            yield from follow(create, script.middle[1], script.success[1])
         model.note(last_create=last_create)
         yield Line(*script.success, {**details, "model_name_on_ollama": new_name})
 

@@ -5,6 +5,7 @@ import os
 from gunicorn.workers.gthread import ThreadWorker
 
 from app.config import from_environ
+from app.metrics import mark_process_dead
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -35,3 +36,8 @@ logconfig_dict = {
     },
 }
 control_socket_disable = True
+
+
+def child_exit(server: object, worker: Worker) -> None:
+    """Forget what a worker that is gone was doing."""
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

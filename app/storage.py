@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -119,6 +120,12 @@ class Storage:
     def free_bytes(self) -> int:
         """Bytes that can still be written to the models directory."""
         return shutil.disk_usage(self.folder).free
+
+    def check_writable(self) -> None:
+        """Raise OSError unless files can be made in the models directory."""
+        with tempfile.TemporaryFile(dir=self.state_folder) as file:
+            file.write(b"ready")
+            file.flush()
 
     def require_space(self, needed: int, what: str) -> None:
         """Raise NoSpace if `needed` bytes for `what` wouldn't fit."""

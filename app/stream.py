@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from flask import Response, current_app, request, stream_with_context
 
+from app import metrics
 from app.errors import Failure, describe
 from app.lines import Line, Steps, Task
 from app.tasks import TaskLog
@@ -86,6 +87,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
     log.info("task %s: %s %s, %s bytes", task.uuid, request.method, request.path, size)
     with ExitStack() as ending:
         keep = ending.enter_context(_task_log().writer(task.uuid)) if kept else _drop
+        kind = str(request.endpoint).removeprefix("models.")
+        watched = ending.enter_context(metrics.watched(kind))
         ending.callback(steps.close)
         try:
             for step in steps:
@@ -103,8 +106,10 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                 if not step.verbose:
                     keep(line)
                 yield line
+            watched.status = "200"
         except Exception as error:
             failure = _described(task, error) if last else describe(error)
+            watched.status = str(failure.status)
             ratio = last.ratio if last else 0
             line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
             keep(line)

@@ -46,7 +46,8 @@ def serve(
     folder: Path = ROOT,
 ) -> Iterator[Served]:
     """Run gunicorn in `folder` until the block ends; port 0 takes a free one."""
-    environ = {name: value for name, value in os.environ.items() if "MODEL_HANDLER" not in name}
+    ours = ("MODEL_HANDLER_", "PROMETHEUS_")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environ |= {
         "MODEL_HANDLER_MODELS_DIR": str(models_dir),
         "MODEL_HANDLER_BIND": f"127.0.0.1:{port}",

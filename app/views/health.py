@@ -1,6 +1,13 @@
-"""Is the process there?"""
+"""Is the process there, and could it do its work?"""
 
-from flask import Blueprint
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, current_app
+
+from app.errors import describe
+from app.metrics import CONTENT_TYPE_LATEST, exposition
+from app.views.answers import json_answer, service
 
 blueprint = Blueprint("health", __name__)
 
@@ -9,3 +16,36 @@ blueprint = Blueprint("health", __name__)
 def healthz() -> dict[str, str]:
     """Answers at once and touches nothing: the process serves requests."""
     return {"status": "ok"}
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Whether a deploy would find what it needs, check by check; 503 where it wouldn't."""
+    storage = service().storage
+
+    def space() -> dict[str, Any]:
+        storage.require_space(current_app.config["MIN_FREE_BYTES"], "A service that is ready")
+        return {"free_bytes": storage.free_bytes()}
+
+    checks = {
+        "models_dir": _check(storage.check_writable),
+        "space": _check(space),
+        "ollama": _check(lambda: {"version": service().connect().version()}),
+    }
+    ready = all(check["ok"] for check in checks.values())
+    answer = json_answer({"ready": ready, "checks": checks})
+    answer.status_code = 200 if ready else 503
+    return answer
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """What is counted, for Prometheus: of all worker processes of this instance."""
+    return Response(exposition(service().storage.free_bytes()), content_type=CONTENT_TYPE_LATEST)
+
+
+def _check(work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    try:
+        return {"ok": True, **(work() or {})}
+    except Exception as error:
+        return {"ok": False, "error": describe(error).error}

@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.deploy import Upload
+from app.metrics import RECEIVED_BYTES, phase
 from app.requested import BadRequest
 from app.storage import Staging, Storage, name_of_upload
 from app.views.form import BLOCK, FormError, FormReader
@@ -46,9 +48,7 @@ def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
     """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
     _check_size(storage)
     upload = _begin(staging, filename)
-    with staging.receive() as arrival:
-        while block := request.stream.read(BLOCK):
-            arrival.write(block)
+    _take("raw", staging, iter(partial(request.stream.read, BLOCK), b""))
     return upload
 
 
@@ -68,9 +68,7 @@ def _read_form(staging: Staging) -> tuple[Upload, Mapping[str, str]]:
         if not part.filename:
             raise BadRequest("No file was chosen. Send a zip in the field 'Model'.")
         upload, upload_field = _begin(staging, part.filename), part.name
-        with staging.receive() as arrival:
-            for piece in part.content:
-                arrival.write(piece)
+        _take("form", staging, part.content)
     if upload is None:
         raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
     if upload_field not in FILE_FIELDS:
@@ -82,6 +80,13 @@ def _begin(staging: Staging, filename: str) -> Upload:
     upload = Upload(staging, filename, name_of_upload(filename))
     staging.hold(upload.name)
     return upload
+
+
+def _take(way: str, staging: Staging, pieces: Iterable[bytes]) -> None:
+    with phase("receive"), staging.receive() as arrival:
+        for piece in pieces:
+            arrival.write(piece)
+            RECEIVED_BYTES.labels(way).inc(len(piece))
 
 
 def _text(pieces: Iterable[bytes], most: int) -> str:
