@@ -7,7 +7,10 @@ from flask import Response, current_app, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-OPEN_ENDPOINTS = ("health.healthz", "health.readyz", "pages.index", "static")
+OPEN_ENDPOINTS = (
+    *("health.healthz", "health.readyz"),
+    *("pages.index", "pages.docs", "pages.openapi", "static"),
+)
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -4,8 +4,10 @@ import json
 
 from flask import Blueprint, Response, render_template, request
 
+from app.openapi import description
 from app.requested import QUANTIZE_TYPES
 from app.texts import LANGUAGES, texts
+from app.views.answers import json_answer
 from app.views.models import deploy
 
 blueprint = Blueprint("pages", __name__)
@@ -23,6 +25,18 @@ def result() -> tuple[str, int]:
     answer: Response = deploy()
     lines = [json.loads(line)["message"] for line in answer.get_data().splitlines()]
     return _render("result.html", lines=lines), answer.status_code
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """The description of every route, for programs."""
+    return json_answer(description())
+
+
+@blueprint.get("/docs")
+def docs() -> str:
+    """The same for people."""
+    return render_template("docs.html", api=description())
 
 
 def _render(template: str, **values: object) -> str:

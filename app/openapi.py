@@ -1,0 +1,195 @@
+"""The service's description of itself (OpenAPI 3.1), from which /docs is made."""
+
+from importlib.metadata import version
+from typing import Any
+
+NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
+
+_MESSAGE = {
+    "type": "object",
+    "required": ["action", "task_uuid", "details"],
+    "properties": {
+        "action": {"type": "string"},
+        "task_uuid": {"type": "string"},
+        "progress_ratio": {"type": "number", "minimum": 0, "maximum": 1},
+        "progress": {"type": "number", "minimum": 0, "maximum": 1},
+        "details": {
+            "type": "object",
+            "description": "`error`, and often `hint`, where status isn't 200.",
+        },
+    },
+}
+_LINE = {
+    "type": "object",
+    "description": "One line; the last one's status tells how the task ended.",
+    "required": ["status", "message"],
+    "properties": {"status": {"type": "integer"}, "message": _MESSAGE},
+}
+_OPTIONS: dict[str, Any] = {
+    "from": {"type": "string", "description": "The base of an adapter that comes alone."},
+    "system": {"type": "string"},
+    "template": {"type": "string", "description": "A Go template, as Ollama's TEMPLATE."},
+    "modelfile_template": {"type": "string", "description": "A file's name in modelfiles/."},
+    "parameters": {"description": "A JSON object, in a form as text.", "type": "object"},
+    "license": {"type": "string"},
+    "quantize": {"type": "string", "enum": ["F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0"]},
+    "replace": {"type": "boolean", "description": "False: 409 if the name is taken."},
+    "merge": {"type": "string", "enum": ["auto", "always", "never"]},
+    "adapter_scale": {"type": "number"},
+}
+_NEW_NAME = {"model_name_on_ollama": {"type": "string"}}
+_ZIP = {"Model": {"type": "string", "format": "binary", "description": "The zip."}}
+_CREATE_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 502, 504, 507)
+_UPLOAD_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 507)
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _operation(
+    summary: str, media_type: str, *refusals: int, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """An operation that answers in `media_type`, or with a line of one of these statuses."""
+    schema: dict[str, Any] = {"$ref": "#/components/schemas/Line"}
+    if media_type != NDJSON:
+        schema = {"type": "object" if media_type == JSON else "string"}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "responses": {
+            "200": {"description": "Done.", "content": {media_type: {"schema": schema}}},
+            **{str(status): {"$ref": "#/components/responses/Failure"} for status in refusals},
+        },
+    }
+    return operation | ({"requestBody": {"required": True, "content": body}} if body else {})
+
+
+def _form(*properties: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: schema for some in properties for name, schema in some.items()}
+    required = [name for name in ("Model", "model_name_on_ollama") if name in merged]
+    return {"multipart/form-data": {"schema": _object(merged, *required)}}
+
+
+_RAW = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+_VERBOSE = {
+    "name": "verbose",
+    "in": "query",
+    "description": "1 adds progress lines, and keys, to the fixed ones.",
+    "schema": {"type": "string"},
+}
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _in_query(name: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "schema": schema}
+
+
+_OPTIONS_IN_QUERY = [
+    _in_query(name, {"type": "string"} if schema["type"] == "object" else schema)
+    for name, schema in _OPTIONS.items()
+]
+
+
+def description() -> dict[str, Any]:
+    """The OpenAPI document."""
+    create = _object(
+        {"model": {"type": "string"}, **_NEW_NAME, **_OPTIONS}, "model", "model_name_on_ollama"
+    )
+    delete = _object({"model": {"type": "string"}}, "model")
+    new_name = _in_query("model_name_on_ollama", {"type": "string"}, required=True)
+    paths: dict[str, Any] = {
+        "/models/": {
+            "get": _operation("List the models, a line each.", NDJSON, 401),
+            "delete": _operation(
+                *("Delete a model.", NDJSON, 400, 401, 403, 404, 409, 413, 415),
+                body={JSON: {"schema": delete}},
+            ),
+            "parameters": [_VERBOSE],
+        },
+        "/models/upload/": {
+            "post": _operation(
+                "Store a zip as a model.", NDJSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+            ),
+            "parameters": [_VERBOSE],
+        },
+        "/models/upload/{filename}": {
+            "put": _operation(
+                "Store a zip that is the body itself.", NDJSON, *_UPLOAD_REFUSALS, 404, body=_RAW
+            ),
+            "parameters": [_in_path("filename"), _VERBOSE],
+        },
+        "/models/create/": {
+            "post": _operation(
+                *("Make a stored model a model of Ollama.", NDJSON, *_CREATE_REFUSALS, 404),
+                body={JSON: {"schema": create}},
+            ),
+            "parameters": [_VERBOSE],
+        },
+        "/models/deploy/": {
+            "post": _operation(
+                *("Store a zip, and make it a model of Ollama.", NDJSON, *_CREATE_REFUSALS),
+                body=_form(_NEW_NAME, _OPTIONS, _ZIP),
+            ),
+            "parameters": [_VERBOSE],
+        },
+        "/models/deploy/{filename}": {
+            "put": _operation(
+                *("Deploy a zip that is the body itself.", NDJSON, *_CREATE_REFUSALS, 404),
+                body=_RAW,
+            ),
+            "parameters": [_in_path("filename"), new_name, *_OPTIONS_IN_QUERY, _VERBOSE],
+        },
+        "/models/check/": {
+            "post": _operation(
+                "Report on a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+            )
+        },
+        "/models/{name}/": {
+            "get": _operation("Report on a model.", JSON, 400, 401, 404, 422),
+            "parameters": [_in_path("name")],
+        },
+        "/models/{name}/modelfile": {
+            "get": _operation("A model's Modelfile.", TEXT, 400, 401, 404, 422),
+            "parameters": [_in_path("name"), *_OPTIONS_IN_QUERY],
+        },
+        "/tasks/": {"get": _operation("The recent tasks.", JSON, 401)},
+        "/tasks/{uuid}": {
+            "get": _operation("The lines that a task has sent so far.", NDJSON, 401, 404),
+            "parameters": [_in_path("uuid")],
+        },
+        "/": {"get": _operation("The page.", HTML)},
+        "/deploy": {
+            "post": _operation(
+                *("What the page's form leads to without scripts.", HTML, *_CREATE_REFUSALS),
+                body=_form(_NEW_NAME, _OPTIONS, _ZIP),
+            )
+        },
+        "/healthz": {"get": _operation("The process is there.", JSON)},
+        "/readyz": {"get": _operation("A deploy would find what it needs.", JSON)},
+        "/metrics": {"get": _operation("Counts, for Prometheus.", TEXT, 401)},
+        "/openapi.json": {"get": _operation("This description.", JSON)},
+        "/docs": {"get": _operation("This description as a page.", HTML)},
+    }
+    not_ready = {"description": "It wouldn't.", "content": {JSON: {"schema": {"type": "object"}}}}
+    paths["/readyz"]["get"]["responses"]["503"] = not_ready
+    failure = {
+        "description": "Refused, with a sentence that says what to do: one line.",
+        "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/Line"}}, HTML: {}},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "model handler", "version": version("model-handler")},
+        "paths": paths,
+        "components": {
+            "schemas": {"Line": _LINE},
+            "responses": {"Failure": failure},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"key": []}],
+    }
