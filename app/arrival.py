@@ -7,6 +7,7 @@ and holds what was unpacked against it; until then, nothing that was unpacked ha
 
 import ctypes
 import hashlib
+import os
 import queue
 import sys
 import threading
@@ -34,6 +35,10 @@ from app.zip_records import (
 QUEUED_PIECES = 4
 UNSTATED_BYTES = 4 * 2**30
 WRITE_BACK_BYTES = 32 * 2**20
+
+_AT_WORK = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+"""Held to hash and write a piece: more threads at it than processors would only keep requests that
+are quickly answered from their turn."""
 
 Waiting = Generator[None, None, None]
 """Code that yields where it can't go on without more bytes."""
@@ -216,7 +221,8 @@ class _Writer:
                 if piece is None:
                     file.file.close()
                 elif self._failure is None:
-                    file.write(piece)
+                    with _AT_WORK:
+                        file.write(piece)
             except OSError as error:
                 self._failure = error
 
