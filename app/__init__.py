@@ -49,12 +49,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         storage=storage,
         tasks=TaskLog(storage.state_folder / "tasks"),
         templates=Templates(*folders, data_folder("modelfiles")),
-        connect=lambda: Ollama(
-            app.config["OLLAMA_HOST"],
-            app.config["CONNECT_TIMEOUT"],
-            app.config["SILENCE_TIMEOUT"],
-            probes,
-        ),
+        connect=lambda: [
+            Ollama(url, app.config["CONNECT_TIMEOUT"], app.config["SILENCE_TIMEOUT"], probes)
+            for url in app.config["OLLAMA_HOST"].split(",")
+        ],
         merge=app.config["MERGE"],
         ollama_models=app.config["OLLAMA_MODELS"],
     )

@@ -73,12 +73,13 @@ def _connectable(host: str) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 
-def _http_url(text: str) -> str:
-    url = ollama_url(text)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("takes host, host:port or http(s)://host:port/path")
-    return url
+def _http_urls(text: str) -> str:
+    """The base URLs of all the servers that `text` lists, each once, between commas."""
+    urls = [ollama_url(part) for part in text.split(",")]
+    for parts in map(urlsplit, urls):
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("takes host, host:port or http(s)://host:port/path, between commas")
+    return ",".join(dict.fromkeys(urls))
 
 
 def _count(text: str) -> int:
@@ -110,7 +111,12 @@ def _merge_choice(text: str) -> str:
 
 
 SETTINGS = (
-    Setting("OLLAMA_HOST", _http_url, "127.0.0.1:11434", "The Ollama server, as Ollama reads it."),
+    Setting(
+        "OLLAMA_HOST",
+        _http_urls,
+        "127.0.0.1:11434",
+        "The Ollama server, as Ollama reads it; several separated by commas.",
+    ),
     Setting(
         "OLLAMA_MODELS",
         _optional_folder,

@@ -12,16 +12,17 @@ from typing import Any
 
 from app import ollama
 from app.archive import Archive
+from app.config import ollama_url
 from app.contents import Source, Unusable, examine
-from app.lines import Line, Report, Steps, Task, follow
-from app.merging import MergedFile, merged_file
+from app.install import Targets, install, targets
+from app.lines import Line, Steps, Task, follow
 from app.metrics import phase
 from app.modelfile_templates import Templates
-from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
+from app.ollama import Ollama, OllamaError
 from app.ollama_store import base_blob
 from app.plan import Plan, make_plan
 from app.report import report
-from app.requested import Options
+from app.requested import BadRequest, Options
 from app.selection import Selection, select, with_base
 from app.storage import Staging, Storage
 from app.stored_model import Model
@@ -76,15 +77,30 @@ class Service:
     storage: Storage
     tasks: TaskLog
     templates: Templates
-    connect: Callable[[], Ollama]
+    connect: Callable[[], list[Ollama]]
     merge: str = "auto"
     ollama_models: Path | None = None
 
-    def server(self) -> Ollama:
-        """The Ollama server; raises OllamaError at once where none answers."""
-        server = self.connect()
-        server.version()
-        return server
+    def servers(self, asked: str | None) -> list[Ollama]:
+        """The Ollama servers of which at least one answers; only that at `asked` (as OLLAMA_HOST
+        spells it) where it is given. Raises OllamaError at once where none answers, BadRequest
+        where none is at `asked`."""
+        servers = self.connect()
+        if asked:
+            url = ollama_url(asked)
+            known = ", ".join(server.url for server in servers)
+            servers = [server for server in servers if server.url == url]
+            if not servers:
+                raise BadRequest(f"There is no Ollama server {asked!r} here, only {known}.")
+        failures = []
+        for server in servers:
+            try:
+                server.version()
+            except OllamaError as error:
+                failures.append(error)
+        if len(failures) == len(servers):
+            raise failures[0]
+        return servers
 
     def models(self, *, with_facts: bool) -> Steps[None]:
         """A line for each model, in name order; no file is opened unless its facts are wanted."""
@@ -106,33 +122,34 @@ class Service:
         with upload.staging.archive() as archive:
             yield from self._store(upload, archive, select(examine(_entries(archive))), UPLOAD)
 
-    def create(self, task: Task, name: str, new_name: str, options: Options) -> Steps[None]:
-        """Make the model `name` a model of the Ollama server, called `new_name`."""
+    def create(
+        self, task: Task, name: str, new_name: str, options: Options, server: str | None
+    ) -> Steps[None]:
+        """Make the model `name` a model of every Ollama server, or of one, called `new_name`."""
         ollama.check_name(new_name)
         with self.storage.hold(name, task.uuid):
             model = self.storage.model(name)
-            server = self.server()
-            plan = self._plan(select(examine(_files(model))), options, server)
-            server.check_free(new_name, replace=options.replace)
-            yield from self._install(model, plan, new_name, server, CREATE)
+            selection = select(examine(_files(model)))
+            aims = self._targets(selection, new_name, options, server)
+            yield from self._install(model, aims, new_name, CREATE)
 
-    def deploy(self, task: Task, upload: Upload, new_name: str, options: Options) -> Steps[None]:
+    def deploy(
+        self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
+    ) -> Steps[None]:
         """Upload, then create; what create would refuse is refused before anything is stored."""
         with task.failing_as(FAILED_CREATE):
             ollama.check_name(new_name)
         with upload.staging.archive() as archive:
             selection = select(examine(_entries(archive)))
             with task.failing_as(FAILED_CREATE):
-                server = self.server()
-                plan = self._plan(selection, options, server)
-                server.check_free(new_name, replace=options.replace)
+                aims = self._targets(selection, new_name, options, server)
             yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
         task.failure = FAILED_CREATE
         model = self.storage.model(upload.name)
         try:
-            yield from self._install(model, plan, new_name, server, DEPLOY_CREATE)
+            yield from self._install(model, aims, new_name, DEPLOY_CREATE)
         except OllamaError as error:
-            error.hint = (
+            error.hint = error.hint or (
                 f"The upload is kept as model {model.name!r}: once Ollama is well again,"
                 " POST /models/create/ makes it, without a new upload."
             )
@@ -169,6 +186,22 @@ class Service:
         """The Modelfile that `ollama create -f` takes in the model's folder."""
         selection = select(examine(_files(self.storage.model(name))))
         return self._plan(selection, options, None).modelfile
+
+    def _targets(
+        self, selection: Selection, new_name: str, options: Options, server: str | None
+    ) -> Targets:
+        """The servers that could take the selection as `new_name`. Raises where none could."""
+
+        def plan(server: Ollama) -> Plan:
+            plan = self._plan(selection, options, server)
+            server.check_free(new_name, replace=options.replace)
+            return plan
+
+        return targets(self.servers(server), plan)
+
+    def _install(self, model: Model, aims: Targets, new_name: str, script: Script) -> Steps[None]:
+        lines = script.begin, script.middle, script.success
+        yield from install(self.storage, model, aims, new_name, *lines)
 
     def _plan(self, selection: Selection, options: Options, server: Ollama | None) -> Plan:
         """The plan, with the service's own settings where the request says nothing."""
@@ -225,81 +258,6 @@ class Service:
             )
         upload.staging.publish(upload.name)
         yield Line(*script.success, details)
-
-    def _install(
-        self, model: Model, plan: Plan, new_name: str, server: Ollama, script: Script
-    ) -> Steps[None]:
-        details = {"model": model.name}
-        yield Line(*script.begin, details, more=plan.way())
-        begin, middle = script.begin[1], script.middle[1]
-        last_create = {"model_name_on_ollama": new_name, **plan.way(), "merged": None}
-        if plan.merge is not None:
-            half = (begin + middle) / 2
-            with phase("merge"):
-                plan, merged = yield from follow(partial(self._merge, model, plan), begin, half)
-            begin = half
-            last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
-        with phase("push"):
-            digests = yield from follow(partial(self._push, model, plan, server), begin, middle)
-        yield Line(*script.middle, details)
-        body = plan.request(new_name, digests)
-
-        def create(report: Report) -> None:
-            try:
-                server.create(body, lambda status: _report_status(report, model.name, status))
-            except BlobMissing:
-                # Another client's create or delete may remove a blob at any time.
-                self._push(model, plan, server, report)
-                server.create(body, lambda status: _report_status(report, model.name, status))
-            if plan.adapters and "\nADAPTER " not in server.show(new_name).get("modelfile", ""):
-                raise OllamaError(f"Ollama made {new_name!r} without its adapter.")
-
-        with phase("create"):
-            yield from follow(create, script.middle[1], script.success[1])
-        model.note(last_create=last_create)
-        yield Line(*script.success, {**details, "model_name_on_ollama": new_name})
-
-    def _merge(self, model: Model, plan: Plan, report: Report) -> tuple[Plan, MergedFile]:
-        """Do the plan's merge; what is left of the plan, and what was made."""
-        assert plan.merge is not None
-        merge = plan.merge
-        names = [*merge.base, merge.adapter, *([merge.config] if merge.config else [])]
-        digests = self.storage.digests(model, names, report)
-        merged = merged_file(self.storage, model, merge, digests, report)
-        return plan.with_merged(merged.name), merged
-
-    def _push(self, model: Model, plan: Plan, server: Ollama, report: Report) -> dict[str, str]:
-        """Send the files that the server doesn't have; the sha256 (hex) of all that it needs."""
-        names = plan.needed()
-        digests = self.storage.digests(model, names, report)
-        sizes = {name: (model.folder / name).stat().st_size for name in names}
-        total, before = sum(sizes.values()), 0
-        for name in names:
-
-            def sent(count: int, name: str = name, before: int = before) -> None:
-                details = {
-                    "model": model.name,
-                    "file": name,
-                    "bytes": count,
-                    "total_bytes": sizes[name],
-                }
-                report("Pushing.", details, (before + count) / total)
-
-            if not server.has_blob(digests[name]):
-                try:
-                    server.push_blob(model.folder / name, digests[name], sent)
-                except OllamaLost:
-                    if not server.has_blob(digests[name]):
-                        server.push_blob(model.folder / name, digests[name], sent)
-            before += sizes[name]
-        return digests
-
-
-def _report_status(report: Report, name: str, status: dict[str, Any]) -> None:
-    words = str(status.get("status", ""))
-    total, completed = status.get("total"), status.get("completed")
-    done = completed / total if total and isinstance(completed, int) else None
-    report(f"Ollama: {words}", {"model": name, "ollama": status}, done)
 
 
 def _files(model: Model, prefix: str = "") -> list[Source]:

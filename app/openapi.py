@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import Any
 
+from app.requested import MERGE_CHOICES, QUANTIZE_TYPES
+
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
 
 _MESSAGE = {
@@ -32,9 +34,9 @@ _OPTIONS: dict[str, Any] = {
     "modelfile_template": {"type": "string", "description": "A file's name in modelfiles/."},
     "parameters": {"description": "A JSON object, in a form as text.", "type": "object"},
     "license": {"type": "string"},
-    "quantize": {"type": "string", "enum": ["F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0"]},
+    "quantize": {"type": "string", "enum": list(QUANTIZE_TYPES)},
     "replace": {"type": "boolean", "description": "False: 409 if the name is taken."},
-    "merge": {"type": "string", "enum": ["auto", "always", "never"]},
+    "merge": {"type": "string", "enum": list(MERGE_CHOICES)},
     "adapter_scale": {"type": "number"},
 }
 _NEW_NAME = {"model_name_on_ollama": {"type": "string"}}
@@ -75,6 +77,14 @@ _VERBOSE = {
     "name": "verbose",
     "in": "query",
     "description": "1 adds progress lines, and keys, to the fixed ones.",
+    "schema": {"type": "string"},
+}
+
+
+_SERVER = {
+    "name": "server",
+    "in": "query",
+    "description": "One of the Ollama servers, where there are several; otherwise all.",
     "schema": {"type": "string"},
 }
 
@@ -126,21 +136,21 @@ def description() -> dict[str, Any]:
                 *("Make a stored model a model of Ollama.", NDJSON, *_CREATE_REFUSALS, 404),
                 body={JSON: {"schema": create}},
             ),
-            "parameters": [_VERBOSE],
+            "parameters": [_VERBOSE, _SERVER],
         },
         "/models/deploy/": {
             "post": _operation(
                 *("Store a zip, and make it a model of Ollama.", NDJSON, *_CREATE_REFUSALS),
                 body=_form(_NEW_NAME, _OPTIONS, _ZIP),
             ),
-            "parameters": [_VERBOSE],
+            "parameters": [_VERBOSE, _SERVER],
         },
         "/models/deploy/{filename}": {
             "put": _operation(
                 *("Deploy a zip that is the body itself.", NDJSON, *_CREATE_REFUSALS, 404),
                 body=_RAW,
             ),
-            "parameters": [_in_path("filename"), new_name, *_OPTIONS_IN_QUERY, _VERBOSE],
+            "parameters": [_in_path("filename"), new_name, *_OPTIONS_IN_QUERY, _VERBOSE, _SERVER],
         },
         "/models/check/": {
             "post": _operation(

@@ -30,8 +30,11 @@ def readyz() -> Response:
     checks = {
         "models_dir": _check(storage.check_writable),
         "space": _check(space),
-        "ollama": _check(lambda: {"version": service().connect().version()}),
     }
+    servers = service().connect()
+    for server in servers:
+        key = "ollama" if len(servers) == 1 else f"ollama {server.url}"
+        checks[key] = _check(lambda server=server: {"version": server.version()})  # type: ignore[misc]
     ready = all(check["ok"] for check in checks.values())
     answer = json_answer({"ready": ready, "checks": checks})
     answer.status_code = 200 if ready else 503

@@ -44,19 +44,19 @@ def upload(task: Task) -> Steps[None]:
 def create(task: Task) -> Steps[None]:
     fields = _json_object()
     name, new_name = text(fields, "model"), text(fields, "model_name_on_ollama")
-    yield from service().create(task, name, new_name, options(fields))
+    yield from service().create(task, name, new_name, options(fields), _server())
 
 
 @blueprint.post("/deploy/")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy(task: Task) -> Steps[None]:
     with task.failing_as(FAILED_CREATE):
-        service().server()
+        service().servers(_server())
     storage = service().storage
     with storage.staging(task.uuid) as staging:
         upload, fields = receive(storage, staging)
         new_name = text(fields, "model_name_on_ollama")
-        yield from service().deploy(task, upload, new_name, options(fields))
+        yield from service().deploy(task, upload, new_name, options(fields), _server())
 
 
 @blueprint.put("/upload/<filename>")
@@ -72,11 +72,11 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
     new_name, asked = text(request.args, "model_name_on_ollama"), options(request.args)
     with task.failing_as(FAILED_CREATE):
-        service().server()
+        service().servers(_server())
     storage = service().storage
     with storage.staging(task.uuid) as staging:
         upload = receive_raw(storage, staging, filename)
-        yield from service().deploy(task, upload, new_name, asked)
+        yield from service().deploy(task, upload, new_name, asked, _server())
 
 
 @blueprint.post("/check/")
@@ -98,6 +98,11 @@ def report(name: str) -> Response:
 def modelfile(name: str) -> Response:
     """The model's Modelfile, as `ollama create -f` takes it in the model's folder."""
     return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
+
+
+def _server() -> str | None:
+    """The Ollama server that the request is for alone, where it names one."""
+    return request.args.get("server") or None
 
 
 def _json_object() -> Mapping[str, Any]:
