@@ -4,11 +4,15 @@ Each function is a generator: what it raises before its first line was known bef
 and left nothing behind; the lines after that are the contract's.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from zipstream import ZipStream
 
 from app import ollama
 from app.archive import Archive
@@ -25,7 +29,7 @@ from app.report import report
 from app.requested import BadRequest, Options
 from app.selection import Selection, select, with_base
 from app.storage import Staging, Storage
-from app.stored_model import Model
+from app.stored_model import BLOCK, Model
 from app.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."
@@ -186,6 +190,21 @@ class Service:
         """The Modelfile that `ollama create -f` takes in the model's folder."""
         selection = select(examine(_files(self.storage.model(name))))
         return self._plan(selection, options, None).modelfile
+
+    @contextmanager
+    def zipped(self, name: str) -> Iterator[ZipStream]:
+        """The model's files as a zip, made while it is read; its `len()` is its size in bytes.
+
+        The files are open from the start: a model deleted or replaced meanwhile is still read as
+        it was. Raises NoSuchModel.
+        """
+        zipped = ZipStream(sized=True)
+        with ExitStack() as opened:
+            for inner, path in self.storage.model(name).files().items():
+                file = opened.enter_context(path.open("rb", buffering=0))
+                blocks = iter(partial(file.read, BLOCK), b"")
+                zipped.add(blocks, inner, size=os.fstat(file.fileno()).st_size)
+            yield zipped
 
     def _targets(
         self, selection: Selection, new_name: str, options: Options, server: str | None

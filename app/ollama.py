@@ -215,6 +215,20 @@ class Ollama:
         if stopped is not None:
             raise stopped
 
+    def generate(self, name: str, prompt: str) -> Iterator[dict[str, Any]]:
+        """The server's lines of an answer to `prompt`, each as it comes; closing this ends it.
+
+        Raises ModelMissing, and OllamaError for what the server refuses; a failure after its first
+        line is one of its lines, with the key `error`.
+        """
+        body = {"model": name, "prompt": prompt}
+        with self._send("POST", "/api/generate", json=body, stream=True) as response:
+            if response.status_code == 404:
+                raise ModelMissing(f"Ollama has no model {name!r}.")
+            if response.status_code != 200:
+                raise _failed(response)
+            yield from self._lines(response)
+
     def _send(
         self,
         method: str,
@@ -263,8 +277,10 @@ class Ollama:
         except requests.RequestException as error:
             # A read that times out within a stream arrives wrapped in a ConnectionError.
             if error.args and isinstance(error.args[0], ReadTimeoutError):
-                raise OllamaSilent(f"Ollama at {self.url} fell silent during create.") from error
-            raise OllamaLost(f"Ollama at {self.url} broke off during create.") from error
+                raise OllamaSilent(
+                    f"Ollama at {self.url} fell silent within its answer."
+                ) from error
+            raise OllamaLost(f"Ollama at {self.url} broke off its answer.") from error
 
 
 def _failed(response: requests.Response) -> OllamaError:

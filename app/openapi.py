@@ -6,6 +6,7 @@ from typing import Any
 from app.requested import MERGE_CHOICES, QUANTIZE_TYPES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
+ZIP = "application/zip"
 
 _MESSAGE = {
     "type": "object",
@@ -34,6 +35,10 @@ _OPTIONS: dict[str, Any] = {
     "modelfile_template": {"type": "string", "description": "A file's name in modelfiles/."},
     "parameters": {"description": "A JSON object, in a form as text.", "type": "object"},
     "license": {"type": "string"},
+    "modelfile": {
+        "type": "string",
+        "description": "A whole Modelfile; its FROM and ADAPTER as the service writes them.",
+    },
     "quantize": {"type": "string", "enum": list(QUANTIZE_TYPES)},
     "replace": {"type": "boolean", "description": "False: 409 if the name is taken."},
     "merge": {"type": "string", "enum": list(MERGE_CHOICES)},
@@ -45,17 +50,26 @@ _CREATE_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 502, 504, 507)
 _UPLOAD_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 507)
 
 
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    NDJSON: {"$ref": "#/components/schemas/Line"},
+    JSON: {"type": "object"},
+    ZIP: {"type": "string", "format": "binary"},
+}
+
+
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
 def _operation(
-    summary: str, media_type: str, *refusals: int, body: dict[str, Any] | None = None
+    summary: str,
+    media_type: str,
+    *refusals: int,
+    body: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An operation that answers in `media_type`, or with a line of one of these statuses."""
-    schema: dict[str, Any] = {"$ref": "#/components/schemas/Line"}
-    if media_type != NDJSON:
-        schema = {"type": "object" if media_type == JSON else "string"}
+    schema = answer or _SCHEMAS.get(media_type, {"type": "string"})
     operation: dict[str, Any] = {
         "summary": summary,
         "responses": {
@@ -72,7 +86,7 @@ def _form(*properties: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": _object(merged, *required)}}
 
 
-_RAW = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+_RAW = {ZIP: {"schema": {"type": "string", "format": "binary"}}}
 _VERBOSE = {
     "name": "verbose",
     "in": "query",
@@ -108,6 +122,7 @@ def description() -> dict[str, Any]:
     create = _object(
         {"model": {"type": "string"}, **_NEW_NAME, **_OPTIONS}, "model", "model_name_on_ollama"
     )
+    prompt = _object({"model": {"type": "string"}, "prompt": {"type": "string"}}, "model", "prompt")
     delete = _object({"model": {"type": "string"}}, "model")
     new_name = _in_query("model_name_on_ollama", {"type": "string"}, required=True)
     paths: dict[str, Any] = {
@@ -164,6 +179,20 @@ def description() -> dict[str, Any]:
         "/models/{name}/modelfile": {
             "get": _operation("A model's Modelfile.", TEXT, 400, 401, 404, 422),
             "parameters": [_in_path("name"), *_OPTIONS_IN_QUERY],
+        },
+        "/models/{name}/download": {
+            "get": _operation("The model as a zip.", ZIP, 400, 401, 404),
+            "parameters": [_in_path("name")],
+        },
+        "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},
+        "/ollama/generate": {
+            "post": _operation(
+                *("One prompt to a model on Ollama; answers with Ollama's own lines.", NDJSON),
+                *(400, 401, 403, 404, 413, 415, 502, 504),
+                body={JSON: {"schema": prompt}},
+                answer={"type": "object"},
+            ),
+            "parameters": [_SERVER],
         },
         "/tasks/": {"get": _operation("The recent tasks.", JSON, 401)},
         "/tasks/{uuid}": {

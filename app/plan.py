@@ -36,7 +36,7 @@ class Plan:
     """
 
     modelfile: str
-    template: str
+    template: str | None
     reason: str
     files: Mapping[str, str]
     adapters: Mapping[str, str]
@@ -232,13 +232,18 @@ def _plain(name: str) -> str:
 
 def _render(
     selection: Selection, options: Options, templates: Templates, from_: str | None
-) -> tuple[str, str, str]:
+) -> tuple[str, str | None, str]:
     """The Modelfile's text, the template's name, and why that one."""
     own = selection.modelfile
     on_ollama = from_ or selection.from_
+    base = [on_ollama] if on_ollama else _from_paths(selection)
+    adapter = _adapter_path(selection.adapter)
+    if options.modelfile is not None:
+        _check_given(options.modelfile, base, adapter)
+        return options.modelfile, None, "The Modelfile was given."
     values: dict[str, Any] = {
-        "base": [on_ollama] if on_ollama else _from_paths(selection),
-        "adapter": _adapter_path(selection.adapter),
+        "base": base,
+        "adapter": adapter,
         "system": options.system or (own and own.system),
         "template": options.template or (own and own.template),
         "parameters": modelfile.merge_parameters(
@@ -252,6 +257,22 @@ def _render(
     }
     name, reason = _template_choice(selection, options, templates, values)
     return templates.render(name, values), name, reason
+
+
+def _check_given(text: str, base: list[str], adapter: str | None) -> None:
+    """Raise ModelfileError unless a Modelfile is about this base and adapter, and can be sent."""
+    said = modelfile.parse(text)
+    adapters = [adapter] if adapter else []
+    if [*said.from_] != base or [*said.adapters] != adapters:
+        right = [*(f"FROM {path}" for path in base), *(f"ADAPTER {path}" for path in adapters)]
+        raise modelfile.ModelfileError(
+            f"The Modelfile's FROM and ADAPTER have to stay as they are: {', '.join(right)}."
+        )
+    if said.draft is not None:
+        raise modelfile.ModelfileError(
+            "The Modelfile has a DRAFT, which this service doesn't send."
+        )
+    modelfile.merge_parameters(said.parameters, {})
 
 
 def _template_choice(

@@ -7,6 +7,7 @@ from math import isfinite, nan
 from typing import Any
 
 MERGE_CHOICES = ("auto", "always", "never")
+SAID_BY_MODELFILE = ("system", "template", "modelfile_template", "parameters", "license")
 QUANTIZE_TYPES = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 
 
@@ -24,6 +25,7 @@ class Options:
     modelfile_template: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None
+    modelfile: str | None = None
     quantize: str | None = None
     replace: bool = True
     merge: str | None = None
@@ -55,6 +57,10 @@ def options(fields: Mapping[str, Any]) -> Options:
             raise BadRequest(
                 f"The field 'quantize' takes one of {', '.join(QUANTIZE_TYPES)}, not {quantize!r}."
             )
+    modelfile = optional_text(fields, "modelfile") or None
+    for name in SAID_BY_MODELFILE if modelfile else ():
+        if fields.get(name):
+            raise BadRequest(f"The field 'modelfile' says all that {name!r} says: send one.")
     return Options(
         from_=optional_text(fields, "from") or None,
         system=optional_text(fields, "system") or None,
@@ -62,6 +68,7 @@ def options(fields: Mapping[str, Any]) -> Options:
         modelfile_template=optional_text(fields, "modelfile_template") or None,
         parameters=_object(fields, "parameters"),
         license=optional_text(fields, "license") or None,
+        modelfile=modelfile,
         quantize=quantize,
         replace=_flag(fields, "replace", default=True),
         merge=_merge(fields),

@@ -1,3 +1,6 @@
-from app.views import health, models, pages, tasks
+from app.views import health, models, ollama, pages, tasks
 
-BLUEPRINTS = (models.blueprint, tasks.blueprint, pages.blueprint, health.blueprint)
+BLUEPRINTS = (
+    *(models.blueprint, tasks.blueprint, ollama.blueprint),
+    *(pages.blueprint, health.blueprint),
+)

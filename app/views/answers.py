@@ -1,17 +1,35 @@
-"""What several views need: the service, and one JSON object as an answer."""
+"""What several views need: the service, what a request says, and one JSON object as an answer."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from flask import Response, current_app
+from flask import Response, current_app, request
 
 from app.deploy import Service
+from app.requested import BadRequest
+
+JSON_BYTES = 8 * 2**20
 
 
 def service() -> Service:
     """The service that the application was made with."""
     found: Service = current_app.extensions["service"]
     return found
+
+
+def asked_server() -> str | None:
+    """The Ollama server that the request is for alone, where it names one."""
+    return request.args.get("server") or None
+
+
+def json_object() -> Mapping[str, Any]:
+    """The request's JSON object. Raises BadRequest, or UnsupportedMediaType for another type."""
+    request.max_content_length = JSON_BYTES
+    value = request.get_json()
+    if not isinstance(value, dict):
+        raise BadRequest('The body must be a JSON object such as {"model": "my-model"}.')
+    return value
 
 
 def json_answer(value: dict[str, Any]) -> Response:

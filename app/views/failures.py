@@ -13,6 +13,8 @@ ACTIONS = {
     "/models/create/": "Failed create model",
     "/models/deploy/": "Failed upload model file.",
     "/models/check/": "Failed check model file.",
+    "/ollama/": "Failed ask Ollama.",
+    "/ollama/generate/": "Failed generate.",
 }
 
 

@@ -1,19 +1,17 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from urllib.parse import quote
 from uuid import uuid4
 
 from flask import Blueprint, Response, request
 
 from app.deploy import FAILED_CREATE, FAILED_UPLOAD
 from app.lines import Steps, Task
-from app.requested import BadRequest, options, text
+from app.requested import options, text
 from app.stream import is_verbose, streamed
-from app.views.answers import json_answer, service
+from app.views.answers import asked_server, json_answer, json_object, service
 from app.views.upload import receive, receive_raw
-
-JSON_BYTES = 8 * 2**20
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
@@ -27,7 +25,7 @@ def list_models(task: Task) -> Steps[None]:
 @blueprint.delete("/")
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
-    yield from service().delete(task, text(_json_object(), "model"))
+    yield from service().delete(task, text(json_object(), "model"))
 
 
 @blueprint.post("/upload/")
@@ -42,21 +40,21 @@ def upload(task: Task) -> Steps[None]:
 @blueprint.post("/create/")
 @streamed(FAILED_CREATE)
 def create(task: Task) -> Steps[None]:
-    fields = _json_object()
+    fields = json_object()
     name, new_name = text(fields, "model"), text(fields, "model_name_on_ollama")
-    yield from service().create(task, name, new_name, options(fields), _server())
+    yield from service().create(task, name, new_name, options(fields), asked_server())
 
 
 @blueprint.post("/deploy/")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy(task: Task) -> Steps[None]:
     with task.failing_as(FAILED_CREATE):
-        service().servers(_server())
+        service().servers(asked_server())
     storage = service().storage
     with storage.staging(task.uuid) as staging:
         upload, fields = receive(storage, staging)
         new_name = text(fields, "model_name_on_ollama")
-        yield from service().deploy(task, upload, new_name, options(fields), _server())
+        yield from service().deploy(task, upload, new_name, options(fields), asked_server())
 
 
 @blueprint.put("/upload/<filename>")
@@ -72,11 +70,11 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
     new_name, asked = text(request.args, "model_name_on_ollama"), options(request.args)
     with task.failing_as(FAILED_CREATE):
-        service().servers(_server())
+        service().servers(asked_server())
     storage = service().storage
     with storage.staging(task.uuid) as staging:
         upload = receive_raw(storage, staging, filename)
-        yield from service().deploy(task, upload, new_name, asked, _server())
+        yield from service().deploy(task, upload, new_name, asked, asked_server())
 
 
 @blueprint.post("/check/")
@@ -100,15 +98,21 @@ def modelfile(name: str) -> Response:
     return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
 
 
-def _server() -> str | None:
-    """The Ollama server that the request is for alone, where it names one."""
-    return request.args.get("server") or None
+@blueprint.get("/<name>/download")
+def download(name: str) -> Response:
+    """The model as a zip that could be uploaded again; its length is known beforehand."""
+    with ExitStack() as opened:
+        zipped = opened.enter_context(service().zipped(name))
+        response = Response(zipped, mimetype="application/zip")
+        response.content_length = len(zipped)
+        response.headers.set("Content-Disposition", "attachment", **_file_name(f"{name}.zip"))
+        response.call_on_close(opened.pop_all().close)
+    return response
 
 
-def _json_object() -> Mapping[str, Any]:
-    """The request's JSON object. Raises BadRequest, or UnsupportedMediaType for another type."""
-    request.max_content_length = JSON_BYTES
-    value = request.get_json()
-    if not isinstance(value, dict):
-        raise BadRequest('The body must be a JSON object such as {"model": "my-model"}.')
-    return value
+def _file_name(name: str) -> dict[str, str]:
+    """The parameters of a Content-Disposition that name a file (RFC 6266, appendix D)."""
+    if name.isascii():
+        return {"filename": name}
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    return {"filename": plain, "filename*": f"UTF-8''{quote(name, safe='')}"}

@@ -1,0 +1,60 @@
+"""What the Ollama servers have, and a first prompt to a model: for the page, whose browser may not
+reach them itself."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response
+from werkzeug.exceptions import NotFound
+
+from app.errors import describe
+from app.ollama import ModelMissing, Ollama, OllamaError
+from app.requested import text
+from app.stream import MEDIA_TYPE
+from app.views.answers import asked_server, json_answer, json_object, service
+
+blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
+
+
+@blueprint.get("/")
+def servers() -> Response:
+    """Each server with its version and models, or with what keeps it from saying."""
+    return json_answer({"servers": [_described(server) for server in service().connect()]})
+
+
+@blueprint.post("/generate")
+def generate() -> Response:
+    """Ollama's own lines of an answer to one prompt, each as it comes."""
+    fields = json_object()
+    server = service().servers(asked_server())[0]
+    lines = server.generate(text(fields, "model"), text(fields, "prompt"))
+    try:
+        first = next(lines, {})
+    except ModelMissing as error:
+        raise NotFound(str(error)) from error
+    response = Response(_encoded(first, lines), mimetype=MEDIA_TYPE)
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-store"
+    response.call_on_close(lines.close)  # type: ignore[attr-defined]
+    return response
+
+
+def _described(server: Ollama) -> dict[str, Any]:
+    try:
+        return {"url": server.url, "version": server.version(), "models": server.tags()}
+    except OllamaError as error:
+        return {"url": server.url, "error": str(error)}
+
+
+def _encoded(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    yield _line(first)
+    try:
+        for value in rest:
+            yield _line(value)
+    except OllamaError as error:
+        yield _line({"error": describe(error).error})
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
