@@ -25,7 +25,7 @@ async function directory(file) {
 }
 
 // The entries as {name, encrypted}, or null for what isn't a whole zip.
-async function listing(file) {
+export async function listing(file) {
   const place = await directory(file);
   if (!place || place.offset + place.size > file.size) return null;
   const records = await view(file, place.offset, place.offset + place.size);
