@@ -193,7 +193,7 @@ def from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The settings as the list-table rows that README.rst shows."""
+    """The settings as the list-table rows that docs/operations.rst shows."""
     rows = []
     for setting in SETTINGS:
         default = f"``{setting.default}``" if setting.default else "not set"

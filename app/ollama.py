@@ -6,7 +6,7 @@ Source for paths and bodies: Ollama, docs/api.md and server/routes.go.
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ class Ollama:
         if stopped is not None:
             raise stopped
 
-    def generate(self, name: str, prompt: str) -> Iterator[dict[str, Any]]:
+    def generate(self, name: str, prompt: str) -> Generator[dict[str, Any], None, None]:
         """The server's lines of an answer to `prompt`, each as it comes; closing this ends it.
 
         Raises ModelMissing, and OllamaError for what the server refuses; a failure after its first

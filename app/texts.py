@@ -35,7 +35,7 @@ _TEXTS = {
     "left": ("left", "剩餘"),
     "lines": ("What the service said", "服務訊息"),
     "done": ("is on Ollama. Chat with it:", "已在 Ollama 上。開始對話："),
-    "copy": ("Copy", "複製"),
+    "copy_line": ("Copy", "複製"),
     "copied": ("Copied", "已複製"),
     "try": ("Try", "試用"),
     "prompt": ("Prompt", "提示詞"),

@@ -4,7 +4,7 @@ import pytest
 
 from app.config import SETTINGS, SettingError, from_environ, ollama_url, table
 
-README = Path(__file__).parent.parent / "README.rst"
+OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.rst"
 
 OLLAMA_HOSTS = {
     "": "http://127.0.0.1:11434",
@@ -51,5 +51,5 @@ def test_settings_come_from_the_environment() -> None:
     assert set(values) == {setting.name for setting in SETTINGS}
 
 
-def test_readme_lists_every_setting_as_declared() -> None:
-    assert table() in README.read_text()
+def test_operations_list_every_setting_as_declared() -> None:
+    assert table() in OPERATIONS.read_text()

@@ -46,6 +46,18 @@ def test_generate_passes_ollama_s_lines_on(caller: Caller, standin: Standin, zip
     assert [line["done"] for line in lines[-2:]] == [False, True]
 
 
+def test_the_server_that_has_the_model_answers(
+    models_dir: Path, standin: Standin, zips: Zips
+) -> None:
+    hosts = f"http://127.0.0.1:9,{standin.url}"
+    caller = FlaskCaller(create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": hosts}).test_client())
+    fields = [("model_name_on_ollama", "x"), ("Model", zips.base)]
+    path = f"/models/deploy/?server={standin.url}"
+    assert caller.send_form(path, fields).last["status"] == 200
+    answer = caller.send_json("POST", "/ollama/generate", {"model": "x", "prompt": "Hello"})
+    assert answer.status == 200
+
+
 def test_refusals_of_generate(app: Flask, standin: Standin) -> None:
     caller = FlaskCaller(app.test_client())
     unknown = caller.send_json("POST", "/ollama/generate", {"model": "no", "prompt": "Hello"})

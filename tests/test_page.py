@@ -178,6 +178,7 @@ def test_try_a_prompt_and_copy_the_line(page: Page, zips: Zips) -> None:
     page.find("#prompt").send_keys("Hello")
     page.find("#question button").click()
     page.wait_for("#answer", "The stand-in has read 5 characters.")
+    assert page.find("#copy").text == "Copy"
     page.find("#copy").click()
     page.wait_for("#copy", "Copied")
     assert page.run_script("return getSelection().toString()") == "ollama run tiny_base"

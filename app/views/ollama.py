@@ -2,7 +2,7 @@
 reach them itself."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from flask import Blueprint, Response
@@ -13,6 +13,8 @@ from app.ollama import ModelMissing, Ollama, OllamaError
 from app.requested import text
 from app.stream import MEDIA_TYPE
 from app.views.answers import asked_server, json_answer, json_object, service
+
+Lines = Generator[dict[str, Any], None, None]
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 
@@ -25,18 +27,19 @@ def servers() -> Response:
 
 @blueprint.post("/generate")
 def generate() -> Response:
-    """Ollama's own lines of an answer to one prompt, each as it comes."""
+    """Ollama's own lines of an answer to one prompt, each as it comes: from the first server that
+    gives one."""
     fields = json_object()
-    server = service().servers(asked_server())[0]
-    lines = server.generate(text(fields, "model"), text(fields, "prompt"))
+    model, prompt = text(fields, "model"), text(fields, "prompt")
+    servers = service().servers(asked_server())
     try:
-        first = next(lines, {})
+        first, lines = _first_answer([server.generate(model, prompt) for server in servers])
     except ModelMissing as error:
         raise NotFound(str(error)) from error
     response = Response(_encoded(first, lines), mimetype=MEDIA_TYPE)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store"
-    response.call_on_close(lines.close)  # type: ignore[attr-defined]
+    response.call_on_close(lines.close)
     return response
 
 
@@ -47,7 +50,18 @@ def _described(server: Ollama) -> dict[str, Any]:
         return {"url": server.url, "error": str(error)}
 
 
-def _encoded(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def _first_answer(answers: Iterable[Lines]) -> tuple[dict[str, Any], Lines]:
+    """The first line, and the rest, of the first answer that has one. Raises OllamaError."""
+    failures = []
+    for lines in answers:
+        try:
+            return next(lines, {}), lines
+        except OllamaError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _encoded(first: dict[str, Any], rest: Lines) -> Iterator[bytes]:
     yield _line(first)
     try:
         for value in rest:

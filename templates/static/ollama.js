@@ -23,23 +23,14 @@ export function chosenServer() {
   return byId("server-choice").hidden ? "" : byId("server").value;
 }
 
-// The server that a request about a model on Ollama goes to, as a query.
-export function serverOf(name) {
-  const having = servers.find(server => hasModel(server, name));
-  return having && servers.length > 1 ? `?server=${encodeURIComponent(having.url)}` : "";
-}
-
-function hasModel(server, name) {
-  return (server.models ?? []).some(model => model.name === fullName(name));
-}
+const namesOnOllama = () => servers.flatMap(server => server.models ?? []).map(model => model.name);
 
 export function isOnOllama(name) {
-  return servers.some(server => hasModel(server, name));
+  return namesOnOllama().includes(fullName(name));
 }
 
 // Any of them, and our own models, may be the base of an adapter.
 export function offerBases(ownModels) {
-  const names = servers.flatMap(server => server.models ?? []).map(model => model.name);
-  const bases = [...new Set([...ownModels, ...names])].sort();
+  const bases = [...new Set([...ownModels, ...namesOnOllama()])].sort();
   byId("bases").replaceChildren(...bases.map(name => new Option(name)));
 }

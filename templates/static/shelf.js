@@ -75,10 +75,15 @@ function modelRow(facts) {
   const made = last?.model_name_on_ollama;
   const name = made && isOnOllama(made) ? made : "";
   const row = document.createElement("tr");
-  for (const text of [model, kind, architecture, parameters, quantization, inUnits(size), date, name]) {
+  const heading = document.createElement("th");
+  heading.scope = "row";
+  heading.textContent = model;
+  row.append(heading);
+  for (const text of [kind, architecture, parameters, quantization, inUnits(size), date, name]) {
     row.insertCell().textContent = text ?? "";
   }
-  const actions = row.insertCell();
+  const actions = document.createElement("div");
+  heading.append(actions);
   actions.append(button(texts.create, facts, create));
   if (name) actions.append(button(texts.try, facts, () => offerTrial(name)));
   actions.append(button(texts.download, facts, download), button(texts.delete, facts, remove));
@@ -91,7 +96,7 @@ function taskItem({ started, model, action, state, progress_ratio: ratio }) {
   time.dateTime = started;
   time.textContent = new Date(started).toLocaleTimeString();
   item.append(time, model ?? "", document.createElement("span"));
-  item.lastChild.textContent = `${texts[`state_${state}`]}: ${action ?? ""}`;
+  item.lastChild.textContent = `${texts[`state_${state}`]}: ${action ?? texts.phase_upload}`;
   if (state === "failed") item.lastChild.className = "error";
   if (state === "running") {
     const bar = document.createElement("progress");

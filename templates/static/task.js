@@ -32,18 +32,28 @@ function fail(text) {
   say(text, true);
 }
 
+function complete(ids) {
+  for (const id of ids) {
+    byId(id).value = 1;
+    if (id !== "upload") byId(`${id}-figures`).textContent = "✓";
+  }
+}
+
 function enter(next) {
   phase = next;
-  PHASES.slice(0, PHASES.indexOf(next)).forEach(id => byId(id).value = 1);
+  complete(PHASES.slice(0, PHASES.indexOf(next)));
 }
 
 function showUpload(event, started) {
   const seconds = (performance.now() - started) / 1000;
   const rate = event.loaded / Math.max(seconds, 0.001);
-  const left = inMinutes((event.total - event.loaded) / rate);
+  const left = event.total - event.loaded;
   byId("upload").value = event.loaded / event.total;
-  byId("upload-figures").textContent =
-    `${inUnits(event.loaded)} / ${inUnits(event.total)} · ${inUnits(rate)}/s · ${left} ${texts.left}`;
+  byId("upload-figures").textContent = [
+    left ? `${inUnits(event.loaded)} / ${inUnits(event.total)}` : inUnits(event.total),
+    `${inUnits(rate)}/s`,
+    left ? `${inMinutes(left / rate)} ${texts.left}` : "✓",
+  ].join(" · ");
 }
 
 function showFigures({ action, details }) {
@@ -56,7 +66,7 @@ function showFigures({ action, details }) {
 }
 
 function finish(name) {
-  PHASES.forEach(id => byId(id).value = 1);
+  complete(PHASES);
   say(`${name} ${texts.done}`);
   byId("run").textContent = `ollama run ${name}`;
   byId("made").hidden = false;
@@ -99,7 +109,7 @@ function reset(title, phases) {
 function setRunning(request) {
   running = request;
   byId("send").disabled = Boolean(request);
-  byId("cancel").disabled = !request;
+  byId("cancel").hidden = !request;
 }
 
 // Runs one task at a time: a form's or a JSON object's way to `path`.

@@ -1,6 +1,5 @@
 // One prompt to a model on Ollama; its answer appears as it comes.
 
-import { serverOf } from "./ollama.js";
 import { askJson } from "./service.js";
 import { byId, texts } from "./words.js";
 
@@ -35,7 +34,7 @@ async function read(stream) {
 async function generate() {
   stop = new AbortController();
   const answer = await askJson(
-    `/ollama/generate${serverOf(model)}`, { model, prompt: byId("prompt").value }, { signal: stop.signal });
+    "/ollama/generate", { model, prompt: byId("prompt").value }, { signal: stop.signal });
   if (answer.ok) return read(answer.body);
   show({ error: (await answer.json()).message.details.error });
 }
