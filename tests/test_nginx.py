@@ -20,6 +20,7 @@ from tests.serving import ROOT, Served, serve
 from tests.standin import Standin
 from tests.test_streaming import (  # noqa: F401
     test_a_client_that_leaves_stops_the_work,
+    test_a_refusal_reaches_a_client_that_is_still_sending,
     test_a_slow_upload_delays_nobody,
     test_client_that_sends_the_file_field_alone,
     test_client_that_streams_the_form_and_reads_line_by_line,

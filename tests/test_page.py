@@ -313,6 +313,17 @@ def test_a_failure_is_shown_with_its_hint(page: Page, zips: Zips, standin: Stand
     page.take_screenshot("failed")
 
 
+def test_a_refusal_is_shown_while_the_zip_is_still_sent(
+    page: Page, standin: Standin, tmp_path: Path
+) -> None:
+    standin.stop()
+    large = write_zip(tmp_path / "large.zip", {"base.gguf": b"GGUF", "rest": bytes(300_000_000)})
+    page.find("#zip").send_keys(str(large))
+    page.wait_for("#listing", "base.gguf")
+    page.find("#send").click()
+    page.wait_for("#said", "Check that it runs")
+
+
 def test_what_is_no_model_is_said_before_it_is_sent(page: Page, tmp_path: Path) -> None:
     page.drop(write_zip(tmp_path / "notes.zip", {"notes.txt": b"nothing"}))
     page.wait_for("#listing", "no .gguf")

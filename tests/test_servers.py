@@ -104,7 +104,9 @@ def test_deploy_with_one_server_down(
     assert has(two[0], "x")
     assert (models_dir / "tiny_lora").is_dir()
     assert not litter(models_dir)
-    checks = app.test_client().get("/readyz").json["checks"]  # type: ignore[index]
+    ready = app.test_client().get("/readyz")
+    assert ready.status_code == 200
+    checks = ready.json["checks"]  # type: ignore[index]
     assert checks[f"ollama {two[0].url}"]["ok"]
     assert not checks["ollama http://127.0.0.1:9"]["ok"]
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from tests.callers import CurlCaller, RequestsCaller
 from tests.conftest import Zips, litter
 from tests.serving import Served
 from tests.standin import Standin
@@ -114,6 +115,25 @@ def test_a_slow_upload_delays_nobody(served: Served, zips: Zips, models_dir: Pat
     thread.join()
     assert statuses == [200]
     assert slowest < 1
+    assert not litter(models_dir)
+
+
+@pytest.mark.parametrize("way", ["requests", "curl"])
+def test_a_refusal_reaches_a_client_that_is_still_sending(
+    served: Served, standin: Standin, models_dir: Path, tmp_path: Path, way: str
+) -> None:
+    standin.stop()
+    large = tmp_path / "large.zip"
+    large.write_bytes(bytes(100_000_000))
+    callers = {"requests": RequestsCaller, "curl": CurlCaller}
+    caller = callers[way](served.url)
+    fields = [("model_name_on_ollama", "x"), ("Model", large)]
+    for answer in (
+        caller.send_form("/models/deploy/", fields),
+        caller.send_file("/models/deploy/", large, "?model_name_on_ollama=x"),
+    ):
+        assert answer.status == 502
+        assert "can't be reached" in answer.last["details"]["error"]
     assert not litter(models_dir)
 
 

@@ -1,12 +1,14 @@
 """Is the process there, and could it do its work?"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, current_app
 
 from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
+from app.ollama import Ollama
 from app.views.answers import json_answer, service
 
 blueprint = Blueprint("health", __name__)
@@ -20,7 +22,8 @@ def healthz() -> dict[str, str]:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Whether a deploy would find what it needs, check by check; 503 where it wouldn't."""
+    """Whether a deploy would find what it needs, check by check; 503 where it wouldn't. Of several
+    Ollama servers one is enough."""
     storage = service().storage
 
     def space() -> dict[str, Any]:
@@ -32,10 +35,11 @@ def readyz() -> Response:
         "space": _check(space),
     }
     servers = service().connect()
-    for server in servers:
-        key = "ollama" if len(servers) == 1 else f"ollama {server.url}"
-        checks[key] = _check(lambda server=server: {"version": server.version()})  # type: ignore[misc]
+    of_servers = [_check(partial(_version, server)) for server in servers]
     ready = all(check["ok"] for check in checks.values())
+    ready = ready and any(check["ok"] for check in of_servers)
+    for server, check in zip(servers, of_servers, strict=True):
+        checks["ollama" if len(servers) == 1 else f"ollama {server.url}"] = check
     answer = json_answer({"ready": ready, "checks": checks})
     answer.status_code = 200 if ready else 503
     return answer
@@ -45,6 +49,10 @@ def readyz() -> Response:
 def metrics() -> Response:
     """What is counted, for Prometheus: of all worker processes of this instance."""
     return Response(exposition(service().storage.free_bytes()), content_type=CONTENT_TYPE_LATEST)
+
+
+def _version(server: Ollama) -> dict[str, Any]:
+    return {"version": server.version()}
 
 
 def _check(work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
