@@ -27,6 +27,7 @@ from app.stored_model import Model, StoredFile, write_manifest
 
 STATE_FOLDER = ".model-handler"
 SWEEP_SECONDS = 0.05
+SHARED_BYTES = 2**20
 NAME_BYTES = 200
 NAME_RULE = (
     f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
@@ -195,6 +196,20 @@ class Storage:
                     self._put_back(folder / "replaced")
                     shutil.rmtree(folder, ignore_errors=True)
 
+    def share(self, path: Path, sha256: str) -> None:
+        """Make the staged file `path` one with a published file of the same content, if there is
+        one: the same base in ten zips takes its room once."""
+        size = path.stat().st_size
+        if size < SHARED_BYTES:
+            return
+        for name in self.names():
+            same = Model(name, self.folder / name).published_file(size, sha256)
+            if same is not None:
+                with suppress(OSError):  # it has gone meanwhile, or this filesystem has no links
+                    os.link(same, path.with_name(".shared"))
+                    os.replace(path.with_name(".shared"), path)
+                return
+
     def remove(self, name: str, staging: "Staging") -> None:
         """Take the model `name` away in one step; its bytes go with the staging folder."""
         os.rename(self.model(name).folder, staging.folder / "deleted")
@@ -275,6 +290,7 @@ class Staging:
                 digest = self._extract(archive, entry, path, done, report)
             done += entry.size
             _report_extracted(report, archive, entry, done)
+            self._storage.share(path, digest)
             _sync(path)
             status = path.stat()
             stored = StoredFile(status.st_size, status.st_mtime_ns, digest)

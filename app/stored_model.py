@@ -55,6 +55,18 @@ class Model:
         facts = {key: value for key, value in self.manifest().items() if key != "files"}
         return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
 
+    def published_file(self, size: int, sha256: str) -> Path | None:
+        """The path of a file with that content, in a model that this service has published and
+        that is still as it was then."""
+        manifest = self.manifest()
+        for name, entry in manifest.get("files", {}).items() if "created_at" in manifest else ():
+            if (entry.get("size"), entry.get("sha256")) == (size, sha256):
+                path = Path(self.folder, name)
+                with suppress(OSError):
+                    if path.stat().st_mtime_ns == entry.get("mtime_ns"):
+                        return path
+        return None
+
     def note(self, **facts: Any) -> None:
         """Add to what the manifest says of the model, where its folder can be written."""
         with suppress(OSError):

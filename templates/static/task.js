@@ -75,7 +75,7 @@ function finish(name) {
 
 function showLine({ status, message }) {
   const { error, hint, model_name_on_ollama: made } = message.details;
-  if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join(" "));
+  if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
   if (made) return finish(made);
   const next = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
   if (next) enter(next);
