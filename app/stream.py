@@ -44,7 +44,7 @@ def streamed(
                 first = next(lines, b"")
             except Exception as error:
                 return failed(task, error, ratio_key)
-            response = _response(_resumed(first, lines), 200)
+            response = line_response(_resumed(first, lines))
             response.call_on_close(lines.close)  # type: ignore[attr-defined]
             return response
 
@@ -62,10 +62,11 @@ def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> R
     """The response for a task that failed before its first line."""
     failure = _described(task, error)
     body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
-    return _response(body, failure.status)
+    return line_response(body, failure.status)
 
 
-def _response(body: Any, status: int) -> Response:
+def line_response(body: bytes | Iterator[bytes], status: int = 200) -> Response:
+    """JSON lines, which nothing on their way may keep back."""
     response = Response(body, status, mimetype=MEDIA_TYPE)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store"

@@ -28,6 +28,10 @@ _TEXTS = {
         "已有工作執行中：請等待完成或先取消。",
     ),
     "cancelled": ("Cancelled. Nothing was kept.", "已取消，未保留任何資料。"),
+    "cancelled_kept": (
+        "Cancelled. The model is kept here and can be created later.",
+        "已取消。模型已保留，可稍後再建立。",
+    ),
     "phase_upload": ("Upload", "上傳"),
     "phase_extract": ("Extract", "解壓縮"),
     "phase_push": ("Push", "傳送"),

@@ -301,6 +301,20 @@ def test_bars_stand_where_the_work_is(page: Page, zips: Zips, standin: Standin) 
     page.wait_for("#said", "tiny_lora is on Ollama")
 
 
+def test_cancelling_a_create_keeps_the_upload(
+    page: Page, zips: Zips, standin: Standin, models_dir: Path
+) -> None:
+    page.drop(zips.both)
+    page.wait_for("#listing", "base.gguf")
+    with standin.hold("/api/create") as gate:
+        page.find("#send").click()
+        gate.wait_reached(20)
+        page.wait_for("#said", "Ollama")
+        page.click("#cancel")
+        page.wait_for("#said", "The model is kept here")
+    assert (models_dir / "tiny_lora").is_dir()
+
+
 def test_a_failure_is_shown_with_its_hint(page: Page, zips: Zips, standin: Standin) -> None:
     page.drop(zips.both)
     page.wait_for("#listing", "base.gguf")

@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound
 from app.errors import describe
 from app.ollama import ModelMissing, Ollama, OllamaError
 from app.requested import text
-from app.stream import MEDIA_TYPE
+from app.stream import line_response
 from app.views.answers import asked_server, json_answer, json_object, service
 
 Lines = Generator[dict[str, Any], None, None]
@@ -36,9 +36,7 @@ def generate() -> Response:
         first, lines = _first_answer([server.generate(model, prompt) for server in servers])
     except ModelMissing as error:
         raise NotFound(str(error)) from error
-    response = Response(_encoded(first, lines), mimetype=MEDIA_TYPE)
-    response.headers["X-Accel-Buffering"] = "no"
-    response.headers["Cache-Control"] = "no-store"
+    response = line_response(_encoded(first, lines))
     response.call_on_close(lines.close)
     return response
 

@@ -6,9 +6,9 @@ import { CREATE_PHASES, run } from "./task.js";
 import { offerTrial } from "./trial.js";
 import { byId, inShort, inUnits, linesOf, texts } from "./words.js";
 
-const IDLE_MS = 5000, BUSY_MS = 1000;
+const IDLE_MS = 5000, BUSY_MS = 1000, SHOWN_TASKS = 10;
 const pathOf = model => `/models/${encodeURIComponent(model)}`;
-let shown = "";
+const shown = {};
 let served = "";
 
 async function showModelfile(model) {
@@ -25,7 +25,7 @@ async function create({ model, kind }) {
   byId("create-model").textContent = model;
   byId("new-name").value = model.replace(/[^\w.-]+/g, "-");
   byId("new-from").value = byId("new-quantize").value = "";
-  byId("base-choice").hidden = kind !== "adapter";
+  byId("base-choice").hidden = Boolean(kind?.includes("base"));
   byId("new-from").onchange = () => showModelfile(model);
   showModelfile(model);
   if (!await confirmed(byId("create-dialog"))) return;
@@ -68,12 +68,14 @@ function button(text, facts, action) {
   return made;
 }
 
+function nameOnOllama({ last_create: last }) {
+  return last && isOnOllama(last.model_name_on_ollama) ? last.model_name_on_ollama : "";
+}
+
 function modelRow(facts) {
-  const { model, kind, architecture, quantization, size, last_create: last } = facts;
+  const { model, kind, architecture, quantization, size, name } = facts;
   const parameters = facts.parameter_count ? inShort(facts.parameter_count) : "";
   const date = facts.created_at ? new Date(facts.created_at).toLocaleDateString() : "";
-  const made = last?.model_name_on_ollama;
-  const name = made && isOnOllama(made) ? made : "";
   const row = document.createElement("tr");
   const heading = document.createElement("th");
   heading.scope = "row";
@@ -107,12 +109,22 @@ function taskItem({ started, model, action, state, progress_ratio: ratio }) {
 }
 
 // What hasn't changed stays as it is, so that nobody loses the button under their fingers.
-function show(models, tasks) {
-  const state = JSON.stringify([models, tasks, models.map(facts => isOnOllama(facts.last_create?.model_name_on_ollama ?? ""))]);
-  if (state === shown) return;
-  shown = state;
-  byId("models").replaceChildren(...models.map(modelRow));
-  byId("no-models").hidden = models.length > 0;
+function hasChanged(list, value) {
+  const text = JSON.stringify(value);
+  const before = shown[list];
+  shown[list] = text;
+  return text !== before;
+}
+
+function showModels(models) {
+  const rows = models.map(facts => ({ ...facts, name: nameOnOllama(facts) }));
+  if (!hasChanged("models", rows)) return;
+  byId("models").replaceChildren(...rows.map(modelRow));
+  byId("no-models").hidden = rows.length > 0;
+}
+
+function showTasks(tasks) {
+  if (!hasChanged("tasks", tasks)) return;
   byId("tasks").replaceChildren(...tasks.map(taskItem));
   if (!tasks.length) byId("tasks").textContent = texts.none;
 }
@@ -125,7 +137,8 @@ async function refresh() {
   const models = linesOf(await answers[0].text()).map(line => line.message.details);
   const { tasks } = await answers[1].json();
   offerBases(models.map(facts => facts.model));
-  show(models, tasks.slice(0, 10));
+  showModels(models);
+  showTasks(tasks.slice(0, SHOWN_TASKS));
   return tasks.some(task => task.state === "running");
 }
 

@@ -94,6 +94,7 @@ function reset(title, phases) {
   byId("task").hidden = false;
   byId("task-title").textContent = title;
   byId("made").hidden = true;
+  byId("copy").textContent = texts.copy_line;
   byId("log").textContent = "";
   for (const id of PHASES) {
     byId(id).value = 0;
@@ -126,7 +127,7 @@ export function run(method, path, body, title, phases) {
   request.onprogress = () => showLines(request.responseText);
   request.onload = () => showLines(request.responseText);
   request.onerror = () => fail(texts.lost);
-  request.onabort = () => say(texts.cancelled);
+  request.onabort = () => say(CREATE_PHASES.includes(phase) ? texts.cancelled_kept : texts.cancelled);
   request.onloadend = async () => {
     setRunning(null);
     document.dispatchEvent(new Event("task-ended"));
