@@ -81,7 +81,7 @@ function modelRow(facts) {
   heading.scope = "row";
   heading.textContent = model;
   row.append(heading);
-  for (const text of [kind, architecture, parameters, quantization, inUnits(size), date, name]) {
+  for (const text of [name, kind, architecture, parameters, quantization, inUnits(size), date]) {
     row.insertCell().textContent = text ?? "";
   }
   const actions = document.createElement("div");
