@@ -78,6 +78,12 @@ class Page:
         content = base64.b64encode(path.read_bytes()).decode()
         self.driver.execute_script(DROP, path.name, content)  # type: ignore[no-untyped-call]
 
+    def deploy(self, path: Path) -> None:
+        """Drop a zip and send it."""
+        self.drop(path)
+        self.wait_for("#listing", "base.gguf")
+        self.click("#send")
+
     def run_script(self, script: str) -> object:
         return self.driver.execute_script(script)  # type: ignore[no-untyped-call]
 
@@ -132,9 +138,7 @@ def test_deploy_by_the_form_and_delete(page: Page, zips: Zips, models_dir: Path)
 def test_deploy_by_drop_then_create_with_another_modelfile(
     page: Page, zips: Zips, standin: Standin
 ) -> None:
-    page.drop(zips.base)
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    page.deploy(zips.base)
     page.wait_for("#said", "tiny_base is on Ollama")
     page.click("[aria-label='Create tiny_base']")
     waiting = WebDriverWait(page.driver, 10)
@@ -171,9 +175,7 @@ def test_an_adapter_alone_is_created_on_a_base_that_is_chosen(
 
 
 def test_try_a_prompt_and_copy_the_line(page: Page, zips: Zips) -> None:
-    page.drop(zips.base)
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    page.deploy(zips.base)
     page.wait_for("#trial-model", "tiny_base")
     page.find("#prompt").send_keys("Hello")
     page.find("#question button").click()
@@ -189,9 +191,7 @@ def test_try_a_prompt_and_copy_the_line(page: Page, zips: Zips) -> None:
 
 
 def test_a_prompt_that_fails_says_so(page: Page, zips: Zips, standin: Standin) -> None:
-    page.drop(zips.base)
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    page.deploy(zips.base)
     page.wait_for("#trial-model", "tiny_base")
     standin.fail_next("/api/generate", body=b'{"error": "needs more memory"}')
     page.find("#prompt").send_keys("Hello")
@@ -204,9 +204,7 @@ def test_an_api_key_is_asked_for_once(
 ) -> None:
     with serve(models_dir, standin.url, {"MODEL_HANDLER_API_KEY": "secret"}) as served:
         page = Page(chromium, served.url)
-        page.drop(zips.base)
-        page.wait_for("#listing", "base.gguf")
-        page.click("#send")
+        page.deploy(zips.base)
         page.fill("#key", "secret")
         page.click("#key-dialog [value=yes]")
         page.wait_for("#said", "tiny_base is on Ollama")
@@ -225,9 +223,7 @@ def test_one_of_several_servers_is_chosen(
     ):
         page = Page(chromium, served.url)
         page.click(f"#server option[value='{b.url}']")
-        page.drop(zips.base)
-        page.wait_for("#listing", "base.gguf")
-        page.find("#send").click()
+        page.deploy(zips.base)
         page.wait_for("#said", "tiny_base is on Ollama")
         page.find("#prompt").send_keys("Hello")
         page.find("#question button").click()
@@ -246,9 +242,7 @@ def test_download_from_the_page(page: Page, zips: Zips, tmp_path: Path) -> None:
     downloads = tmp_path / "downloads"
     behaviour = {"behavior": "allow", "downloadPath": str(downloads)}
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)  # type: ignore[attr-defined]
-    page.drop(zips.base)
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    page.deploy(zips.base)
     page.wait_for("#said", "tiny_base is on Ollama")
     page.click("[aria-label='Download tiny_base']")
     file = downloads / "tiny_base.zip"
@@ -272,9 +266,7 @@ def test_the_keyboard_alone_deletes_a_model(page: Page, zips: Zips, models_dir: 
 
 
 def test_every_field_and_button_has_a_name(page: Page, zips: Zips) -> None:
-    page.drop(zips.base)
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    page.deploy(zips.base)
     page.wait_for("#models", "tiny_base")
     tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]  # type: ignore[attr-defined]
     roles = ("button", "textbox", "combobox", "progressbar", "table", "link", "region")
