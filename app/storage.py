@@ -23,7 +23,7 @@ from typing import Any
 from app.archive import Archive, Entry, Limits
 from app.arrival import Arrival, write_all
 from app.lines import Report
-from app.stored_model import Model, StoredFile, write_manifest
+from app.stored_model import Model, StoredFile, digest_holds, write_manifest
 
 STATE_FOLDER = ".model-handler"
 SWEEP_SECONDS = 0.05
@@ -196,19 +196,14 @@ class Storage:
                     self._put_back(folder / "replaced")
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def share(self, path: Path, sha256: str) -> None:
-        """Make the staged file `path` one with a published file of the same content, if there is
-        one: the same base in ten zips takes its room once."""
-        size = path.stat().st_size
-        if size < SHARED_BYTES:
-            return
-        for name in self.names():
-            same = Model(name, self.folder / name).published_file(size, sha256)
-            if same is not None:
-                with suppress(OSError):  # it has gone meanwhile, or this filesystem has no links
-                    os.link(same, path.with_name(".shared"))
-                    os.replace(path.with_name(".shared"), path)
-                return
+    def published_files(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """Path and manifest entry of a large file of each content, by its sha256 (hex)."""
+        return {
+            entry["sha256"]: (path, entry)
+            for name in self.names()
+            for path, entry in Model(name, self.folder / name).published_files()
+            if entry["size"] >= SHARED_BYTES
+        }
 
     def remove(self, name: str, staging: "Staging") -> None:
         """Take the model `name` away in one step; its bytes go with the staging folder."""
@@ -280,6 +275,7 @@ class Staging:
         files: dict[str, Any] = {}
         done = 0
         self._model.mkdir()
+        published = self._storage.published_files()
         for entry in archive.entries:
             path = self._model / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,7 +286,8 @@ class Staging:
                 digest = self._extract(archive, entry, path, done, report)
             done += entry.size
             _report_extracted(report, archive, entry, done)
-            self._storage.share(path, digest)
+            if digest in published:
+                _share(path, *published[digest])
             _sync(path)
             status = path.stat()
             stored = StoredFile(status.st_size, status.st_mtime_ns, digest)
@@ -325,6 +322,19 @@ def _report_extracted(report: Report, archive: Archive, entry: Entry, done: int)
     total = archive.total_size
     details = {"file": entry.name, "bytes": done, "total_bytes": total}
     report("Extracting.", details, done / total if total else None)
+
+
+def _share(path: Path, published: Path, entry: dict[str, Any]) -> None:
+    """Make `path` one with a published file of the same content: the same base in ten zips takes
+    its room once."""
+    link = path.with_name(".shared")
+    with suppress(OSError):  # it has gone meanwhile, or this filesystem has no links
+        os.link(published, link)
+        # By now another file may have that name.
+        if digest_holds(entry, link.stat()):
+            os.replace(link, path)
+        else:
+            link.unlink()
 
 
 def _sync(path: Path) -> None:

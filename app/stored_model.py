@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,17 +55,14 @@ class Model:
         facts = {key: value for key, value in self.manifest().items() if key != "files"}
         return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
 
-    def published_file(self, size: int, sha256: str) -> Path | None:
-        """The path of a file with that content, in a model that this service has published and
-        that is still as it was then."""
+    def published_files(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Path and manifest entry of each file whose digest holds; none of a folder put by hand."""
         manifest = self.manifest()
         for name, entry in manifest.get("files", {}).items() if "created_at" in manifest else ():
-            if (entry.get("size"), entry.get("sha256")) == (size, sha256):
-                path = Path(self.folder, name)
-                with suppress(OSError):
-                    if path.stat().st_mtime_ns == entry.get("mtime_ns"):
-                        return path
-        return None
+            path = Path(self.folder, name)
+            with suppress(OSError):
+                if digest_holds(entry, path.stat()):
+                    yield path, entry
 
     def note(self, **facts: Any) -> None:
         """Add to what the manifest says of the model, where its folder can be written."""
@@ -85,7 +82,7 @@ class Model:
             path = self.folder / name
             status = path.stat()
             entry = known.get(name, {})
-            if (entry.get("size"), entry.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
+            if not digest_holds(entry, status):
                 digest = hash_file(path, report, {"model": self.name, "file": name})
                 entry = asdict(StoredFile(status.st_size, status.st_mtime_ns, digest))
                 known[name] = entry
@@ -93,6 +90,11 @@ class Model:
                     write_manifest(self.folder, manifest)
             result[name] = entry["sha256"]
         return result
+
+
+def digest_holds(entry: Mapping[str, Any], status: os.stat_result) -> bool:
+    """Whether a file of that status is still the one that the manifest's entry is about."""
+    return (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
 
 
 def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:

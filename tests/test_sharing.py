@@ -86,6 +86,23 @@ def test_a_folder_put_by_hand_is_not_shared(
     assert (models_dir / "two" / "weights.bin").stat().st_nlink == 1
 
 
+def test_a_file_replaced_at_that_moment_is_not_shared(
+    caller: FlaskCaller, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(caller, tmp_path, "one")
+    link = os.link
+
+    def replace_then_link(source: Path, target: Path) -> None:
+        (tmp_path / "other").write_bytes(WEIGHTS[::-1])
+        os.replace(tmp_path / "other", source)
+        link(source, target)
+
+    monkeypatch.setattr("app.storage.os.link", replace_then_link)
+    upload(caller, tmp_path, "two")
+    assert (models_dir / "two" / "weights.bin").read_bytes() == WEIGHTS
+    assert not (models_dir / "two" / ".shared").exists()
+
+
 def test_a_filesystem_without_links(
     caller: FlaskCaller, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
