@@ -19,7 +19,7 @@ from app.archive import Archive
 from app.config import ollama_url
 from app.contents import Source, Unusable, examine
 from app.install import Targets, install, targets
-from app.lines import Line, Steps, Task, follow
+from app.lines import Line, Script, Steps, Task, follow
 from app.metrics import phase
 from app.modelfile_templates import Templates
 from app.ollama import Ollama, OllamaError
@@ -34,15 +34,6 @@ from app.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."
 FAILED_CREATE = "Failed create model"
-
-
-@dataclass(frozen=True)
-class Script:
-    """The action and ratio of each line of one half of the work."""
-
-    begin: tuple[str, float]
-    middle: tuple[str, float]
-    success: tuple[str, float]
 
 
 UPLOAD = Script(
@@ -135,7 +126,7 @@ class Service:
             model = self.storage.model(name)
             selection = select(examine(_files(model)))
             aims = self._targets(selection, new_name, options, server)
-            yield from self._install(model, aims, new_name, CREATE)
+            yield from install(self.storage, model, aims, new_name, CREATE)
 
     def deploy(
         self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
@@ -151,7 +142,7 @@ class Service:
         task.failure = FAILED_CREATE
         model = self.storage.model(upload.name)
         try:
-            yield from self._install(model, aims, new_name, DEPLOY_CREATE)
+            yield from install(self.storage, model, aims, new_name, DEPLOY_CREATE)
         except OllamaError as error:
             error.hint = error.hint or (
                 f"The upload is kept as model {model.name!r}: once Ollama is well again,"
@@ -217,10 +208,6 @@ class Service:
             return plan
 
         return targets(self.servers(server), plan)
-
-    def _install(self, model: Model, aims: Targets, new_name: str, script: Script) -> Steps[None]:
-        lines = script.begin, script.middle, script.success
-        yield from install(self.storage, model, aims, new_name, *lines)
 
     def _plan(self, selection: Selection, options: Options, server: Ollama | None) -> Plan:
         """The plan, with the service's own settings where the request says nothing."""

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from app.contents import Unusable
-from app.lines import Line, Report, Steps, follow
-from app.merging import MergedFile, merged_file
+from app.lines import Line, Report, Script, Steps, follow
+from app.merging import Merge, MergedFile, merged_file
 from app.metrics import phase
 from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.plan import Plan
@@ -28,12 +28,18 @@ class Targets:
 
     @contextmanager
     def attempt(self, url: str) -> Iterator[None]:
-        """Let the block fail for that server alone. Raises `failure()` once all have."""
+        """Let the block fail for that server alone."""
         try:
             yield
         except (OllamaError, Unusable) as error:
             self.failed[url] = error
             self.servers.pop(url, None)
+
+    def merged(self, name: str) -> None:
+        """The merge, which is the same one in each plan that has one, has made the file `name`."""
+        for url, (server, plan) in self.servers.items():
+            if plan.merge is not None:
+                self.servers[url] = server, plan.with_merged(name)
 
     def check(self) -> None:
         """Raise `failure()` where no server is left."""
@@ -70,22 +76,23 @@ def install(
     model: Model,
     aims: Targets,
     new_name: str,
-    begin: tuple[str, float],
-    middle: tuple[str, float],
-    success: tuple[str, float],
+    script: Script,
 ) -> Steps[None]:
-    """Merge where a plan says so, push, and create on every server; each tuple is a line's action
-    and ratio. Raises what has failed on any of them, once the others have the model."""
+    """Merge where a plan says so, push, and create on every server. Raises what has failed on any
+    of them, once the others have the model."""
+    begin, middle, success = script.begin, script.middle, script.success
     details = {"model": model.name}
     ways = [{"server": url, **plan.way()} for url, (_, plan) in aims.servers.items()]
     yield Line(*begin, details, more=ways[0] if len(ways) == 1 else {"servers": ways})
     way = {key: value for key, value in ways[0].items() if key != "server"}
     last_create = {"model_name_on_ollama": new_name, **way, "merged": None}
     start = begin[1]
-    if any(plan.merge for _, plan in aims.servers.values()):
+    merge = next((plan.merge for _, plan in aims.servers.values() if plan.merge), None)
+    if merge is not None:
         half = (begin[1] + middle[1]) / 2
         with phase("merge"):
-            merged = yield from follow(partial(_merge_all, storage, model, aims), start, half)
+            merged = yield from follow(partial(_merge, storage, model, merge), start, half)
+        aims.merged(merged.name)
         last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
         start = half
 
@@ -128,16 +135,9 @@ def _on_each(aims: Targets, work: Callable[[str, Report], None], report: Report)
     aims.check()
 
 
-def _merge_all(storage: Storage, model: Model, aims: Targets, report: Report) -> MergedFile:
-    """Do the plans' merge, which is the same one, and leave the rest of each plan."""
-    for url, (server, plan) in aims.servers.items():
-        if plan.merge is not None:
-            merge = plan.merge
-            names = [*merge.base, merge.adapter, *([merge.config] if merge.config else [])]
-            digests = storage.digests(model, names, report)
-            merged = merged_file(storage, model, merge, digests, report)
-            aims.servers[url] = server, plan.with_merged(merged.name)
-    return merged
+def _merge(storage: Storage, model: Model, merge: Merge, report: Report) -> MergedFile:
+    digests = storage.digests(model, merge.files, report)
+    return merged_file(storage, model, merge, digests, report)
 
 
 def _push(

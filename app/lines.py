@@ -45,6 +45,15 @@ class Line:
     verbose: bool = False
 
 
+@dataclass(frozen=True)
+class Script:
+    """The action and ratio of each line of one half of the work."""
+
+    begin: tuple[str, float]
+    middle: tuple[str, float]
+    success: tuple[str, float]
+
+
 Steps = Generator[Line | None, None, Result]
 """A task under way: yields its lines as they become true, and None while it is only waiting, so
 that whoever drives it can look whether its client is still there."""

@@ -35,6 +35,11 @@ class Merge:
     scale: float
     reason: str
 
+    @property
+    def files(self) -> list[str]:
+        """The names of all files that it reads."""
+        return [*self.base, self.adapter, *([self.config] if self.config else [])]
+
 
 @dataclass(frozen=True)
 class MergedFile:
@@ -54,8 +59,7 @@ def merged_file(
     `digests` are the sha256 (hex) of the merge's files, by name. The caller holds the model. Raises
     Unusable where the adapter doesn't fit or the result isn't finite, NoSpace and OSError.
     """
-    names = [*merge.base, merge.adapter, *([merge.config] if merge.config else [])]
-    known_by = [METHOD, merge.scale, *(digests[name] for name in names)]
+    known_by = [METHOD, merge.scale, *(digests[name] for name in merge.files)]
     key = sha256(json.dumps(known_by).encode()).hexdigest()[:32]
     folder = model.folder / FOLDER
     target, facts = folder / f"{key}.gguf", folder / f"{key}.json"

@@ -87,20 +87,6 @@ def _form(*properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _RAW = {ZIP: {"schema": {"type": "string", "format": "binary"}}}
-_VERBOSE = {
-    "name": "verbose",
-    "in": "query",
-    "description": "1 adds progress lines, and keys, to the fixed ones.",
-    "schema": {"type": "string"},
-}
-
-
-_SERVER = {
-    "name": "server",
-    "in": "query",
-    "description": "One of the Ollama servers, where there are several; otherwise all.",
-    "schema": {"type": "string"},
-}
 
 
 def _in_path(name: str) -> dict[str, Any]:
@@ -109,6 +95,14 @@ def _in_path(name: str) -> dict[str, Any]:
 
 def _in_query(name: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": required, "schema": schema}
+
+
+_VERBOSE = _in_query("verbose", {"type": "string"}) | {
+    "description": "1 adds progress lines, and keys, to the fixed ones."
+}
+_SERVER = _in_query("server", {"type": "string"}) | {
+    "description": "One of the Ollama servers, where there are several; otherwise all."
+}
 
 
 _OPTIONS_IN_QUERY = [

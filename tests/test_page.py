@@ -279,10 +279,8 @@ def test_every_field_and_button_has_a_name(page: Page, zips: Zips) -> None:
 
 
 def test_bars_stand_where_the_work_is(page: Page, zips: Zips, standin: Standin) -> None:
-    page.drop(zips.both)
-    page.wait_for("#listing", "base.gguf")
     with standin.hold("/api/create") as gate:
-        page.find("#send").click()
+        page.deploy(zips.both)
         gate.wait_reached(20)
         page.wait_for("#said", "Ollama")
         page.take_screenshot("creating")
@@ -296,10 +294,8 @@ def test_bars_stand_where_the_work_is(page: Page, zips: Zips, standin: Standin) 
 def test_cancelling_a_create_keeps_the_upload(
     page: Page, zips: Zips, standin: Standin, models_dir: Path
 ) -> None:
-    page.drop(zips.both)
-    page.wait_for("#listing", "base.gguf")
     with standin.hold("/api/create") as gate:
-        page.find("#send").click()
+        page.deploy(zips.both)
         gate.wait_reached(20)
         page.wait_for("#said", "Ollama")
         page.click("#cancel")
@@ -308,10 +304,8 @@ def test_cancelling_a_create_keeps_the_upload(
 
 
 def test_a_failure_is_shown_with_its_hint(page: Page, zips: Zips, standin: Standin) -> None:
-    page.drop(zips.both)
-    page.wait_for("#listing", "base.gguf")
     standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
-    page.find("#send").click()
+    page.deploy(zips.both)
     page.wait_for("#said", "disk on fire")
     page.wait_for("#said", "The upload is kept")
     assert page.find("#said").get_attribute("class") == "error"

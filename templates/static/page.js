@@ -3,7 +3,7 @@
 import { listing } from "./listing.js";
 import "./shelf.js";
 import { DEPLOY_PHASES, run } from "./task.js";
-import { byId, inUnits, texts } from "./words.js";
+import { byId, inName, inUnits, texts } from "./words.js";
 
 const SHOWN_NAMES = 8;
 const form = byId("deploy");
@@ -29,7 +29,7 @@ async function look(file) {
 // A name that somebody typed stays; one that came from a file's name follows the file.
 function suggest(file) {
   if (byId("name").value !== suggested) return;
-  suggested = byId("name").value = file.name.replace(/\.zip$/i, "").replace(/[^\w.-]+/g, "-");
+  suggested = byId("name").value = inName(file.name.replace(/\.zip$/i, ""));
 }
 
 function choose() {

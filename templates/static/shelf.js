@@ -4,7 +4,7 @@ import { isOnOllama, offerBases, refreshServers } from "./ollama.js";
 import { ask, askForKey, confirmed, hasKey } from "./service.js";
 import { CREATE_PHASES, run } from "./task.js";
 import { offerTrial } from "./trial.js";
-import { byId, inShort, inUnits, linesOf, texts } from "./words.js";
+import { byId, inName, inShort, inUnits, linesOf, texts } from "./words.js";
 
 const IDLE_MS = 5000, BUSY_MS = 1000, SHOWN_TASKS = 10;
 const pathOf = model => `/models/${encodeURIComponent(model)}`;
@@ -23,7 +23,7 @@ async function showModelfile(model) {
 
 async function create({ model, kind }) {
   byId("create-model").textContent = model;
-  byId("new-name").value = model.replace(/[^\w.-]+/g, "-");
+  byId("new-name").value = inName(model);
   byId("new-from").value = byId("new-quantize").value = "";
   byId("base-choice").hidden = Boolean(kind?.includes("base"));
   byId("new-from").onchange = () => showModelfile(model);

@@ -6,11 +6,15 @@ import { byId, texts } from "./words.js";
 let model = "";
 let stop = null;
 
+function clear() {
+  byId("answer").textContent = byId("thinking").textContent = byId("answer").className = "";
+}
+
 export function offerTrial(name) {
   stop?.abort();
   model = name;
   byId("trial-model").textContent = name;
-  byId("answer").textContent = byId("thinking").textContent = "";
+  clear();
   byId("trial").hidden = false;
 }
 
@@ -42,7 +46,7 @@ async function generate() {
 byId("question").addEventListener("submit", async event => {
   event.preventDefault();
   stop?.abort();
-  byId("answer").textContent = byId("thinking").textContent = byId("answer").className = "";
+  clear();
   byId("stop").disabled = false;
   try {
     await generate();

@@ -17,6 +17,11 @@ export function inShort(count) {
   return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(count);
 }
 
+// A name that Ollama takes, from a file's or a model's.
+export function inName(text) {
+  return text.replace(/[^\w.-]+/g, "-");
+}
+
 export function linesOf(text) {
   return text.split("\n").slice(0, -1).map(line => JSON.parse(line));
 }
