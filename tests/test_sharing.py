@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from app.stored_model import Model
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_zip
@@ -81,7 +82,7 @@ def test_a_folder_put_by_hand_is_not_shared(
     (models_dir / "mine").mkdir()
     (models_dir / "mine" / "weights.bin").write_bytes(WEIGHTS)
     write_base(models_dir / "mine" / "base.gguf")
-    digest(caller, "mine")
+    Model("mine", models_dir / "mine").digests(["weights.bin"], lambda *_: None)
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").stat().st_nlink == 1
 
