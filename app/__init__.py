@@ -8,12 +8,12 @@ from typing import Any
 from flask import Flask
 
 from app import config as settings
-from app.archive import Limits
-from app.deploy import Service
-from app.modelfile_templates import Templates
-from app.ollama import Ollama
-from app.storage import Storage
-from app.tasks import TaskLog
+from app.archive.reader import Limits
+from app.modelfile.templates import Templates
+from app.ollama.client import Ollama
+from app.service.work import Service
+from app.storage.directory import Storage
+from app.storage.tasks import TaskLog
 from app.views import BLUEPRINTS
 from app.views.access import harden, refuse_other_origins, require_key
 from app.views.failures import register_failures

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from werkzeug.exceptions import HTTPException
 
-from app import archive, contents, modelfile, ollama, requested, storage, tasks
+from app.archive import reader as archive
+from app.modelfile import grammar as modelfile
+from app.ollama import client as ollama
+from app.planning import contents
+from app.planning import options as requested
+from app.storage import directory as storage
+from app.storage import tasks
 
 STATUS: dict[type[Exception], int] = {
     requested.BadRequest: 400,

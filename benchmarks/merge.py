@@ -21,8 +21,8 @@ import gguf
 import libgguf
 import numpy as np
 
-from app import gguf as headers
-from app import quants
+from app.formats import gguf as headers
+from app.weights import quants
 
 WIDTH, HIDDEN, RANK = 2048, 5632, 16
 SHAPES = {
@@ -106,7 +106,7 @@ def _merge(base: Path, lora: Path, target: Path) -> tuple[float, float]:
     job = {"base": [str(base)], "adapter": str(lora), "target": str(target), "scale": 1.0}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "app.merge"],
+        [sys.executable, "-m", "app.weights.merge"],
         input=json.dumps({**job, "note": "benchmark"}),
         stdout=subprocess.PIPE,
         text=True,

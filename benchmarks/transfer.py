@@ -30,8 +30,8 @@ import numpy as np
 import psutil
 import requests
 
-from app.ollama import Ollama
-from app.stored_model import write_manifest
+from app.ollama.client import Ollama
+from app.storage.model import write_manifest
 from tests.gguf_files import write_base
 from tests.serving import Served, serve
 from tests.standin import Standin

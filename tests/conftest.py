@@ -12,8 +12,8 @@ import requests
 from flask import Flask
 
 from app import create_app
-from app.config import ollama_url
-from app.ollama import Ollama
+from app.ollama.address import ollama_url
+from app.ollama.client import Ollama
 from tests.callers import Caller, CurlCaller, FlaskCaller, RequestsCaller
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.serving import Served, serve

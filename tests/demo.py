@@ -16,7 +16,7 @@ from pathlib import Path
 
 import requests
 
-from app.config import ollama_url
+from app.ollama.address import ollama_url
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.serving import serve
 from tests.standin import Standin

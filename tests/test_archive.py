@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.archive import Archive, ArchiveError, Limits
+from app.archive.reader import Archive, ArchiveError, Limits
 from tests.conftest import require_program
 from tests.zip_defects import DEFECTS, END, good, zip64_end
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import arrival as arriving
-from app.archive import Archive, ArchiveError
-from app.arrival import Arrival
-from app.unpack import Limits
+from app.archive.arrival import Arrival
+from app.archive.content import Limits
+from app.archive.reader import Archive, ArchiveError
+from app.archive.reader import arrival as arriving
 from app.views.form import FormError, FormReader
 
 NOISE = os.urandom(3_000_000)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config import SETTINGS, SettingError, from_environ, ollama_url, table
+from app.config import SETTINGS, SettingError, from_environ, table
+from app.ollama.address import ollama_url
 
 OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.rst"
 

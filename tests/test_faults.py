@@ -172,7 +172,7 @@ def test_an_archive_that_grows_beyond_the_free_space(
     members = {"base.gguf": write_base(tmp_path / "base.gguf"), "zeros": bytes(10**6)}
     zipped = write_zip(tmp_path / "m.zip", members, ZIP_DEFLATED)
     with monkeypatch.context() as patched:
-        patched.setattr("app.storage.Storage.free_bytes", lambda _: 500_000)
+        patched.setattr("app.storage.directory.Storage.free_bytes", lambda _: 500_000)
         answer = caller.send_form("/models/upload/", [("Model", zipped)])
     assert (answer.status, answer.last["status"]) == (507, 507)
     assert answer.last["details"]["error"] == (
@@ -188,8 +188,8 @@ def test_an_archive_that_grows_beyond_the_free_space(
     [
         ("pathlib.Path.mkdir", errno.EROFS, 500),
         ("pathlib.Path.mkdir", errno.EIO, 500),
-        ("app.storage.os.fsync", errno.EIO, 200),
-        ("app.storage.os.rename", errno.EIO, 200),
+        ("app.storage.directory.os.fsync", errno.EIO, 200),
+        ("app.storage.directory.os.rename", errno.EIO, 200),
     ],
     ids=["read-only", "staging", "extraction", "publication"],
 )

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import gguf, gguf_types
-from app.gguf import GGUFError, Header, check_adapter_fits, open_header, read_header
+from app.formats import gguf
+from app.formats import tensor_types as gguf_types
+from app.formats.gguf import GGUFError, Header, check_adapter_fits, open_header, read_header
 from tests.gguf_files import write_base, write_lora
 
 PEAK_BYTES = 64 * 2**20

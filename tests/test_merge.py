@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from app import create_app
-from app import gguf as headers
-from app import merge as merging
-from app.merge import MergeError, Pair, gguf_pairs, merge
-from app.ollama_store import MODEL_LAYER
+from app.formats import gguf as headers
+from app.ollama.store import MODEL_LAYER
+from app.weights import merge as merging
+from app.weights.merge import MergeError, Pair, gguf_pairs, merge
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora, write_zip
@@ -210,7 +210,7 @@ def test_the_service_merges_once_and_says_so(
             "merged": {"tensors": 7, "recoded": []},
         }
         assert [file["name"] for file in report["files"]] == ["base.gguf", "lora.gguf"]
-        monkeypatch.setattr("app.merging._run", None)
+        monkeypatch.setattr("app.service.merging._run", None)
         again = {"model": "m", "model_name_on_ollama": "two"}
         assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
         pushed = [sent.path for sent in standin.requests if sent.path.startswith("/api/blobs")]

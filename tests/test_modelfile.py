@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.modelfile import (
+from app.modelfile.grammar import (
     PARAMETERS,
     Modelfile,
     ModelfileError,
@@ -18,7 +18,7 @@ from app.modelfile import (
     parse,
     quote,
 )
-from app.modelfile_templates import Templates
+from app.modelfile.templates import Templates
 
 OURS = Path(__file__).parent.parent / "modelfiles"
 TEMPLATES = Templates(OURS)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from app.config import ollama_url
+from app.ollama.address import ollama_url
 from tests.gguf_files import write_base, write_lora
 from tests.standin import Standin
 from tests.standin.versions import Behaviour

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app import create_app
-from app.openapi import description
+from app.views.openapi import description
 from tests.conftest import Zips
 from tests.standin import Standin
 

@@ -9,10 +9,10 @@ import gguf
 import numpy as np
 import pytest
 
-from app import gguf as headers
-from app import safetensors
-from app.merge import MergeError, merge
-from app.peft import peft_pairs
+from app.formats import gguf as headers
+from app.formats import safetensors
+from app.weights.merge import MergeError, merge
+from app.weights.peft import peft_pairs
 from tests.gguf_files import write_base
 
 WIDTH, HEADS, RANK = 32, 2, 4

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app import gguf
-from app.tasks import NoSuchTask, TaskLog
+from app.formats import gguf
+from app.storage.tasks import NoSuchTask, TaskLog
 from tests.callers import Caller
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_base, write_zip
@@ -139,7 +139,7 @@ def test_an_unknown_task_is_404(caller: Caller) -> None:
 
 
 def test_the_oldest_tasks_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.tasks.KEPT", 3)
+    monkeypatch.setattr("app.storage.tasks.KEPT", 3)
     log = TaskLog(tmp_path)
     uuids = [f"{number:08}-0000-4000-8000-000000000000" for number in range(5)]
     for uuid in uuids:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.safetensors import SafetensorsError, Tensor, read_adapter_config, read_header
+from app.formats.safetensors import SafetensorsError, Tensor, read_adapter_config, read_header
 
 PEAK_BYTES = 64 * 2**20
 

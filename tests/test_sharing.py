@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from app.stored_model import Model
+from app.storage.model import Model
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_zip
@@ -98,7 +98,7 @@ def test_a_file_replaced_at_that_moment_is_not_shared(
         os.replace(tmp_path / "other", source)
         link(source, target)
 
-    monkeypatch.setattr("app.storage.os.link", replace_then_link)
+    monkeypatch.setattr("app.storage.directory.os.link", replace_then_link)
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").read_bytes() == WEIGHTS
     assert not (models_dir / "two" / ".shared").exists()
@@ -110,7 +110,7 @@ def test_a_filesystem_without_links(
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("app.storage.os.link", refuse)
+    monkeypatch.setattr("app.storage.directory.os.link", refuse)
     upload(caller, tmp_path, "one")
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").stat().st_nlink == 1

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from app import storage as storage_module
-from app import stored_model
-from app.storage import Busy, NameNotAllowed, NoSpace, NoSuchModel, Storage, name_of_upload
+from app.storage import directory as storage_module
+from app.storage import model as stored_model
+from app.storage.directory import (
+    Busy,
+    NameNotAllowed,
+    NoSpace,
+    NoSuchModel,
+    Storage,
+    name_of_upload,
+)
 from tests.conftest import litter
 from tests.gguf_files import write_zip
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Response, current_app, request
 
-from app.deploy import Service
-from app.requested import BadRequest
+from app.planning.options import BadRequest
+from app.service.work import Service
 
 JSON_BYTES = 8 * 2**20
 

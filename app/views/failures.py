@@ -5,8 +5,8 @@ from uuid import uuid4
 from flask import Flask, Response, render_template, request
 
 from app.errors import describe
-from app.lines import Task
-from app.stream import failed
+from app.service.lines import Task
+from app.views.stream import failed
 
 ACTIONS = {
     "/models/upload/": "Failed upload model file.",

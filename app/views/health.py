@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app
 
 from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
-from app.ollama import Ollama
+from app.ollama.client import Ollama
 from app.views.answers import json_answer, service
 
 blueprint = Blueprint("health", __name__)

@@ -6,11 +6,11 @@ from uuid import uuid4
 
 from flask import Blueprint, Response, request
 
-from app.deploy import FAILED_CREATE, FAILED_UPLOAD
-from app.lines import Steps, Task
-from app.requested import options, text
-from app.stream import is_verbose, streamed
+from app.planning.options import options, text
+from app.service.lines import Steps, Task
+from app.service.work import FAILED_CREATE, FAILED_UPLOAD
 from app.views.answers import asked_server, json_answer, json_object, service
+from app.views.stream import is_verbose, streamed
 from app.views.upload import receive, receive_raw
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")

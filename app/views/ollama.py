@@ -9,10 +9,10 @@ from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
 from app.errors import describe
-from app.ollama import ModelMissing, Ollama, OllamaError
-from app.requested import text
-from app.stream import line_response
+from app.ollama.client import ModelMissing, Ollama, OllamaError
+from app.planning.options import text
 from app.views.answers import asked_server, json_answer, json_object, service
+from app.views.stream import line_response
 
 Lines = Generator[dict[str, Any], None, None]
 

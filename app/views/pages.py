@@ -4,11 +4,11 @@ import json
 
 from flask import Blueprint, Response, render_template, request
 
-from app.openapi import description
-from app.requested import QUANTIZE_TYPES
-from app.texts import LANGUAGES, texts
+from app.planning.options import QUANTIZE_TYPES
 from app.views.answers import json_answer
 from app.views.models import deploy
+from app.views.openapi import description
+from app.views.texts import LANGUAGES, texts
 
 blueprint = Blueprint("pages", __name__)
 

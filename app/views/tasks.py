@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response
 
-from app.stream import MEDIA_TYPE
 from app.views.answers import json_answer, service
+from app.views.stream import MEDIA_TYPE
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 

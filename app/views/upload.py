@@ -8,10 +8,10 @@ from typing import Any
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from app.deploy import Upload
 from app.metrics import RECEIVED_BYTES, phase
-from app.requested import BadRequest
-from app.storage import Staging, Storage, name_of_upload
+from app.planning.options import BadRequest
+from app.service.work import Upload
+from app.storage.directory import Staging, Storage, name_of_upload
 from app.views.form import BLOCK, FormError, FormReader
 
 FILE_FIELDS = ("Model", "model")

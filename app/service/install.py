@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from app.contents import Unusable
-from app.lines import Line, Report, Script, Steps, follow
-from app.merging import Merge, MergedFile, merged_file
 from app.metrics import phase
-from app.ollama import BlobMissing, Ollama, OllamaError, OllamaLost
-from app.plan import Plan
-from app.storage import Storage
-from app.stored_model import Model
+from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
+from app.planning.contents import Unusable
+from app.planning.plan import Plan
+from app.progress import Report
+from app.service.lines import Line, Script, Steps, follow
+from app.service.merging import Merge, MergedFile, merged_file
+from app.storage.directory import Storage
+from app.storage.model import Model
 
 
 @dataclass

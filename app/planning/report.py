@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.contents import PICKLES, Unusable
-from app.modelfile import ModelfileError
-from app.modelfile_templates import Templates
-from app.plan import make_plan
-from app.requested import Options
-from app.selection import Selection
+from app.modelfile.grammar import ModelfileError
+from app.modelfile.templates import Templates
+from app.planning.contents import PICKLES, Unusable
+from app.planning.options import Options
+from app.planning.plan import make_plan
+from app.planning.selection import Selection
 
 
 def report(

@@ -12,10 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from app.contents import Unusable
-from app.lines import Report
-from app.storage import Storage
-from app.stored_model import Model
+from app.planning.contents import Unusable
+from app.progress import Report
+from app.storage.directory import Storage
+from app.storage.model import Model
 
 FOLDER = ".merged"
 METHOD = 1
@@ -82,7 +82,7 @@ def merged_file(
 
 
 def _run(model: Model, merge: Merge, target: Path, report: Report) -> dict[str, Any]:
-    """Have the merge done; what `app.merge` says of its result."""
+    """Have the merge done; what `app.weights.merge` says of its result."""
     job = {
         "base": [str(model.folder / name) for name in merge.base],
         "adapter": str(model.folder / merge.adapter),
@@ -92,8 +92,8 @@ def _run(model: Model, merge: Merge, target: Path, report: Report) -> dict[str, 
         "note": f"merged with {Path(merge.adapter).name}",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.merge"],
-        cwd=Path(__file__).parent.parent,
+        [sys.executable, "-m", "app.weights.merge"],
+        cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

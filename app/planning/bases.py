@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.contents import Gguf, SafetensorsAdapter, Unusable
-from app.ollama import ModelMissing, Ollama, check_name
-from app.requested import BadRequest, Options
-from app.selection import Selection, label, ollama_name
+from app.ollama.client import ModelMissing, Ollama, check_name
+from app.planning.contents import Gguf, SafetensorsAdapter, Unusable
+from app.planning.options import BadRequest, Options
+from app.planning.selection import Selection, label, ollama_name
 
 CONVERT_LORA = "python convert_lora_to_gguf.py <folder> --base <base model folder>"
 PEFT_ARCHITECTURES = ("llama", "gemma2")

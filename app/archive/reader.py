@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.unpack import BLOCK, DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
-from app.zip_records import ArchiveError, Record, RecordReader
+from app.archive.content import BLOCK, DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
+from app.archive.zip_records import ArchiveError, Record, RecordReader
 
 __all__ = ["Archive", "ArchiveError", "Entry", "Limits"]
 

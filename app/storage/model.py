@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.lines import Report
+from app.progress import Report
 
 MANIFEST = ".model-handler.json"
 BLOCK = 2**20

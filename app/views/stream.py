@@ -15,8 +15,8 @@ from flask import Response, current_app, request, stream_with_context
 
 from app import metrics
 from app.errors import Failure, describe
-from app.lines import Line, Steps, Task
-from app.tasks import TaskLog
+from app.service.lines import Line, Steps, Task
+from app.storage.tasks import TaskLog
 
 HEARTBEAT_SECONDS = 9.0
 MEDIA_TYPE = "application/x-ndjson"

@@ -8,7 +8,7 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
-from app.zip_records import ArchiveError, Record
+from app.archive.zip_records import ArchiveError, Record
 
 BLOCK = 2**20
 STORED, DEFLATED = 0, 8

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from app.progress import Cancelled, Report
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.5
@@ -57,21 +59,6 @@ class Script:
 Steps = Generator[Line | None, None, Result]
 """A task under way: yields its lines as they become true, and None while it is only waiting, so
 that whoever drives it can look whether its client is still there."""
-
-
-class Report(Protocol):
-    """Given to work that runs on a thread of its own, to say how far it is."""
-
-    def __call__(self, action: str, details: dict[str, Any], done: float | None = None) -> None:
-        """Say what is being done, and the share of it that is `done` (0 to 1) where known.
-
-        Cheap enough for every block of a file: what comes too soon after the same action is
-        dropped. Raises Cancelled when nobody waits for the work any more.
-        """
-
-
-class Cancelled(Exception):
-    """Nobody waits for this work any more."""
 
 
 def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[Result]:

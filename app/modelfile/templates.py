@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.modelfile import SAID_ONCE, ModelfileError, check_parameters, parse, quote
+from app.modelfile.grammar import SAID_ONCE, ModelfileError, check_parameters, parse, quote
 
 SUFFIX = ".modelfile"
 

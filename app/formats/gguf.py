@@ -13,8 +13,8 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import BinaryIO
 
-from app.gguf_stream import GGUFError, GgufStream
-from app.gguf_types import (
+from app.formats.gguf_values import GGUFError, GgufStream
+from app.formats.tensor_types import (
     ARRAY,
     FILE_TYPE_IS_GUESSED,
     FILE_TYPES,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from app import gguf, safetensors
+from app.formats import gguf, safetensors
 
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
 TEXT_BYTES = 2**20

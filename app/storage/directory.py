@@ -20,10 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.archive import Archive, Entry, Limits
-from app.arrival import Arrival, write_all
-from app.lines import Report
-from app.stored_model import Model, StoredFile, digest_holds, write_manifest
+from app.archive.arrival import Arrival, write_all
+from app.archive.reader import Archive, Entry, Limits
+from app.progress import Report
+from app.storage.model import Model, StoredFile, digest_holds, write_manifest
 
 STATE_FOLDER = ".model-handler"
 SWEEP_SECONDS = 0.05

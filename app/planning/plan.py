@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app import modelfile
-from app.contents import Base, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
-from app.merging import Merge
-from app.modelfile_templates import Templates
-from app.ollama import Ollama
-from app.ollama_base import CONVERT_LORA, PEFT_ARCHITECTURES, base_on_ollama, require_convertible
-from app.requested import Options
-from app.selection import Selection
+from app.modelfile import grammar as modelfile
+from app.modelfile.templates import Templates
+from app.ollama.client import Ollama
+from app.planning.bases import CONVERT_LORA, PEFT_ARCHITECTURES, base_on_ollama, require_convertible
+from app.planning.contents import Base, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
+from app.planning.options import Options
+from app.planning.selection import Selection
+from app.service.merging import Merge
 
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
 UNQUANTIZED = ("F16", "BF16", "F32")
@@ -138,8 +138,10 @@ def _merge(selection: Selection, options: Options, reason: str) -> Merge:
         )
     config = None
     if isinstance(adapter, SafetensorsAdapter):
-        from app.merge import MergeError  # numpy and what it needs are only loaded where they are
-        from app.peft import peft_pairs  # used: they take more memory than all the rest
+        from app.weights.merge import (
+            MergeError,  # numpy and what it needs are only loaded where they are
+        )
+        from app.weights.peft import peft_pairs  # used: they take more memory than all the rest
 
         config, weights = adapter.files
         try:

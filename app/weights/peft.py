@@ -14,11 +14,12 @@ import numpy as np
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
-from app import quants, safetensors
-from app.gguf import Array, Header, Tensor
-from app.merge import MergeError, Pair
-from app.quants import Floats
-from app.safetensors import AdapterConfig
+from app.formats import safetensors
+from app.formats.gguf import Array, Header, Tensor
+from app.formats.safetensors import AdapterConfig
+from app.weights import quants
+from app.weights.merge import MergeError, Pair
+from app.weights.quants import Floats
 
 PERMUTED = frozenset(("llama", "granite", "minicpm", "deci", "arcee", "smollm3"))
 IN_ORDER = frozenset(

@@ -4,10 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from app import gguf, modelfile
-from app.contents import Base, Contents, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
-from app.modelfile import Modelfile
-from app.ollama import InvalidName, check_name
+from app.formats import gguf
+from app.modelfile import grammar as modelfile
+from app.modelfile.grammar import Modelfile
+from app.ollama.client import InvalidName, check_name
+from app.planning.contents import (
+    Base,
+    Contents,
+    Gguf,
+    SafetensorsAdapter,
+    SafetensorsModel,
+    Unusable,
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import libgguf
 import numpy as np
 
-from app.gguf_types import TENSOR_TYPES
+from app.formats.tensor_types import TENSOR_TYPES
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.unpack import DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
-from app.zip_records import (
+from app.archive.content import DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
+from app.archive.zip_records import (
     DESCRIPTOR_BYTES,
     ENCRYPTED,
     HAS_DESCRIPTOR,

@@ -1,8 +1,8 @@
 """A LoRA adapter merged into its base model: two GGUF files become one.
 
-Run as a process of its own, `python -m app.merge`, which takes a job as JSON on its standard input
-and writes its progress and its result as JSON lines: quantising holds the interpreter's lock for
-seconds, and memory that numpy takes would stay with the web server.
+Run as a process of its own, `python -m app.weights.merge`, which takes a job as JSON on its
+standard input and writes its progress and its result as JSON lines: quantising holds the
+interpreter's lock for seconds, and memory that numpy takes would stay with the web server.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from app import gguf, quants, safetensors
-from app.gguf import GGUFError, Header, Tensor
-from app.gguf_types import STRING
-from app.quants import Floats
-from app.safetensors import SafetensorsError
+from app.formats import gguf, safetensors
+from app.formats.gguf import GGUFError, Header, Tensor
+from app.formats.safetensors import SafetensorsError
+from app.formats.tensor_types import STRING
+from app.weights import quants
+from app.weights.quants import Floats
 
 SLAB_BYTES = 8 * 2**20
 COPY_BYTES = 8 * 2**20
@@ -377,7 +378,7 @@ def main() -> None:
 def _job_pairs(adapter: Path, config: str | None, base: Sequence[Path]) -> dict[str, Pair]:
     if config is None:
         return gguf_pairs(adapter, gguf.open_header(adapter))
-    from app.peft import peft_pairs  # which needs this module
+    from app.weights.peft import peft_pairs  # which needs this module
 
     settings = safetensors.read_adapter_config(Path(config).read_bytes())
     headers = [gguf.open_header(path) for path in base]

@@ -14,23 +14,23 @@ from typing import Any
 
 from zipstream import ZipStream
 
-from app import ollama
-from app.archive import Archive
-from app.config import ollama_url
-from app.contents import Source, Unusable, examine
-from app.install import Targets, install, targets
-from app.lines import Line, Script, Steps, Task, follow
+from app.archive.reader import Archive
 from app.metrics import phase
-from app.modelfile_templates import Templates
-from app.ollama import Ollama, OllamaError
-from app.ollama_store import base_blob
-from app.plan import Plan, make_plan
-from app.report import report
-from app.requested import BadRequest, Options
-from app.selection import Selection, select, with_base
-from app.storage import Staging, Storage
-from app.stored_model import BLOCK, Model
-from app.tasks import TaskLog
+from app.modelfile.templates import Templates
+from app.ollama import client as ollama
+from app.ollama.address import ollama_url
+from app.ollama.client import Ollama, OllamaError
+from app.ollama.store import base_blob
+from app.planning.contents import Source, Unusable, examine
+from app.planning.options import BadRequest, Options
+from app.planning.plan import Plan, make_plan
+from app.planning.report import report
+from app.planning.selection import Selection, select, with_base
+from app.service.install import Targets, install, targets
+from app.service.lines import Line, Script, Steps, Task, follow
+from app.storage.directory import Staging, Storage
+from app.storage.model import BLOCK, Model
+from app.storage.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."
 FAILED_CREATE = "Failed create model"

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-from app.requested import MERGE_CHOICES, QUANTIZE_TYPES
+from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
 ZIP = "application/zip"
