@@ -25,7 +25,7 @@ from app.formats.gguf import GGUFError, Header, Tensor
 from app.formats.safetensors import SafetensorsError
 from app.formats.tensor_types import STRING
 from app.weights import quants
-from app.weights.quants import Floats
+from app.weights.model import Floats
 
 SLAB_BYTES = 8 * 2**20
 COPY_BYTES = 8 * 2**20
@@ -286,7 +286,7 @@ class _Worker:
             raise MergeError(f"{part.tensor.name} isn't finite once the adapter is merged into it.")
         width = quants.row_bytes(part.type, part.columns)
         with cls.target.open("rb+", buffering=0) as target:
-            os.pwrite(target.fileno(), encoded, part.offset + first * width)
+            os.pwrite(target.fileno(), encoded.data, part.offset + first * width)
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -296,10 +296,8 @@ class _Worker:
         return pair.load()
 
 
-def _is_finite(part: _Part, rows: Floats, encoded: bytes) -> bool:
-    if part.type == quants.F16:
-        rows = quants.decode(quants.F16, encoded, part.columns)
-    return bool(np.isfinite(rows).all())
+def _is_finite(part: _Part, rows: Floats, encoded: quants.Bytes) -> bool:
+    return bool(np.isfinite(rows).all()) and quants.is_finite(part.type, encoded)
 
 
 class _Hasher(threading.Thread):

@@ -27,7 +27,8 @@ class Rows(Protocol):
     """A matrix of `count` rows of `columns` float32 values, read in any piece.
 
     A tensor of three dimensions counts as one matrix: the rows of one expert follow those of the
-    one before. What is read from files is only read when `read` is called. Can be pickled.
+    one before. What is read from files is only read when `read` is called, by several threads at
+    once.
     """
 
     @property
@@ -50,7 +51,8 @@ class Value:
     `items`. `content` is a number, a truth value, a text, or a list of these; None for an array too
     long to be kept, which `span` says where to copy from.
 
-    `span` is where the encoded value (without its key) lies in a file: path, begin, end.
+    `span` is where the encoded value (what follows its key and its type) lies in a file: path,
+    begin, end. It is written from there, whatever `content` is; a changed value has none.
     """
 
     type: int
@@ -62,12 +64,14 @@ class Value:
 @dataclass(frozen=True)
 class Tensor:
     """A tensor to be written: `shape` as GGUF has it, fastest-varying dimension first; `type` is
-    ggml's number of the type that it is written in."""
+    ggml's number of the type that it is written in. `importance`, of shape (experts or 1, columns),
+    says how much the values of each column matter when it is quantised."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     rows: Rows
+    importance: Floats | None = None
 
     @property
     def elements(self) -> int:

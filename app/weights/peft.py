@@ -19,7 +19,7 @@ from app.formats.gguf import Array, Header, Tensor
 from app.formats.safetensors import AdapterConfig
 from app.weights import quants
 from app.weights.merge import MergeError, Pair
-from app.weights.quants import Floats
+from app.weights.model import Floats
 
 PERMUTED = frozenset(("llama", "granite", "minicpm", "deci", "arcee", "smollm3"))
 IN_ORDER = frozenset(

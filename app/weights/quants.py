@@ -1,17 +1,22 @@
-"""Rows of tensors to float32 and back, for every type of ggml that can be written.
+"""Rows of tensors to float32 and back, for every type of ggml that can be read or written.
 
-Quantisation is the reference one of ggml, through the package `libgguf`.
+The arithmetic is ggml's own: its library, prebuilt in the package `libggml-python`, is called
+through ctypes, which releases the interpreter's lock, so that threads use all processors.
 """
 
-from typing import Any
+import ctypes
+from functools import cache
+from pathlib import Path
 
-import libgguf
+import libggml
 import numpy as np
 
 from app.formats.tensor_types import TENSOR_TYPES
+from app.weights.model import Floats
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+FLOATS = frozenset((F32, F16, BF16))
+Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class NoDecoder(ValueError):
@@ -24,40 +29,89 @@ def row_bytes(number: int, columns: int) -> int:
     return columns // kind.block * kind.size
 
 
+def requires_importance(number: int) -> bool:
+    """Whether type `number` can only be written with an importance matrix."""
+    return bool(_ggml().ggml_quantize_requires_imatrix(ctypes.c_int(number)))
+
+
 def writable_type(number: int, columns: int) -> int:
     """The type that changed rows of type `number` are written in: itself where it has an encoder
     that needs no importance matrix, else Q8_0 (F16 where `columns` don't come in blocks of 32)."""
-    if number in (F32, F16, BF16) or not libgguf.quantize_requires_imatrix(number):
+    if number in FLOATS or (_has_encoder(number) and not requires_importance(number)):
         return number
     return F16 if columns % TENSOR_TYPES[Q8_0].block else Q8_0
 
 
-def decode(number: int, data: bytes, columns: int) -> Floats:
+def decode(number: int, data: bytes | Bytes, columns: int) -> Floats:
     """Rows of type `number` as float32, of shape (rows, columns). Raises NoDecoder."""
+    packed = np.frombuffer(data, np.uint8)
     if number == F32:
-        values = np.frombuffer(data, "<f4")
-    elif number == F16:
-        values = np.frombuffer(data, "<f2").astype(np.float32)
-    elif number == BF16:
-        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        packed = np.frombuffer(data, np.uint8).reshape(-1, row_bytes(number, columns))
-        try:
-            values = libgguf.dequantize_rows(packed, number)
-        except ValueError as error:
-            raise NoDecoder(f"{TENSOR_TYPES[number].name} can't be decoded") from error
-    return values.reshape(-1, columns)
+        return packed.view("<f4").reshape(-1, columns)
+    kind = TENSOR_TYPES[number]
+    convert = getattr(_ggml(), _decoder(number), None)
+    if convert is None:
+        raise NoDecoder(f"{kind.name} can't be decoded")
+    count = packed.size // kind.size * kind.block
+    rows = np.empty(count, np.float32)
+    convert(_address(packed), _address(rows), ctypes.c_int64(count))
+    return rows.reshape(-1, columns)
 
 
-def encode(number: int, rows: Floats) -> bytes:
-    """float32 rows of shape (rows, columns) as type `number`; what overflows becomes infinite."""
+def encode(number: int, rows: Floats, importance: Floats | None = None) -> Bytes:
+    """float32 rows of shape (rows, columns) as type `number`; what overflows becomes infinite.
+
+    `importance` says for each column how much its values matter (an imatrix).
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    count, columns = rows.shape
     if number == F32:
-        return rows.astype("<f4", copy=False).tobytes()
-    if number == F16:
-        with np.errstate(over="ignore"):
-            return rows.astype("<f2").tobytes()
-    if number == BF16:
-        bits = rows.view(np.uint32)
-        nearest_even = bits + 0x7FFF + ((bits >> 16) & 1)
-        return (nearest_even >> 16).astype("<u2").tobytes()
-    return bytes(libgguf.quantize_rows(np.ascontiguousarray(rows), number).tobytes())
+        return rows.view(np.uint8).reshape(-1)
+    packed = np.empty(count * row_bytes(number, columns), np.uint8)
+    if number in FLOATS:
+        convert = _ggml().ggml_fp32_to_fp16_row if number == F16 else _ggml().ggml_fp32_to_bf16_row
+        convert(_address(rows), _address(packed), ctypes.c_int64(rows.size))
+        return packed
+    weights = None
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
+        weights = _address(importance)
+    sizes = map(ctypes.c_int64, (0, count, columns))
+    _ggml().ggml_quantize_chunk(
+        ctypes.c_int(number), _address(rows), _address(packed), *sizes, weights
+    )
+    return packed
+
+
+def is_finite(number: int, data: Bytes) -> bool:
+    """Whether no value, or scale of a block, is infinite or not a number."""
+    valid = _ggml().ggml_validate_row_data
+    return bool(valid(ctypes.c_int(number), _address(data), ctypes.c_size_t(data.nbytes)))
+
+
+@cache
+def _ggml() -> ctypes.CDLL:
+    (path,) = Path(libggml.__file__).parent.glob("lib*/libggml-base.so")
+    library = ctypes.CDLL(str(path))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+    library.ggml_validate_row_data.restype = ctypes.c_bool
+    return library
+
+
+def _decoder(number: int) -> str:
+    if number in FLOATS:
+        return {F16: "ggml_fp16_to_fp32_row", BF16: "ggml_bf16_to_fp32_row"}[number]
+    return f"dequantize_row_{_symbol(number)}"
+
+
+def _has_encoder(number: int) -> bool:
+    return hasattr(_ggml(), f"quantize_{_symbol(number)}")
+
+
+def _symbol(number: int) -> str:
+    """A type's name as it is part of ggml's function names: Q4_K is q4_K, IQ4_XS is iq4_xs."""
+    return TENSOR_TYPES[number].name.lower().replace("_k", "_K")
+
+
+def _address(array: Floats | Bytes) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
