@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.serving import ROOT
 
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in DEPLOY.rglob("*") if path.is_file()]
+MANIFESTS = sorted((DEPLOY / "kubernetes").iterdir())
 DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 
@@ -28,11 +30,22 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
         ("nginx/model-handler.conf", r"client_body_timeout (\d+)s;", 1, "UPLOAD_TIMEOUT"),
         ("systemd/model-handler.service", r"TimeoutStopSec=(\d+)\n", 1, "GRACEFUL_TIMEOUT"),
         ("container/compose.yaml", r"stop_grace_period: (\d+)m", 60, "GRACEFUL_TIMEOUT"),
+        ("kubernetes/model-handler.yaml", r"GracePeriodSeconds: (\d+)\n", 1, "GRACEFUL_TIMEOUT"),
+        ("kubernetes/model-handler.yaml", r'read-timeout: "(\d+)"', 1, "SILENCE_TIMEOUT"),
     ],
 )
 def test_what_stands_around_waits_longer(file: str, pattern: str, unit: int, setting: str) -> None:
     [found] = re.findall(pattern, (DEPLOY / file).read_text())
     assert int(found) * unit > int(DEFAULTS[setting])
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("kubernetes-validate"), "--strict", *MANIFESTS],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
