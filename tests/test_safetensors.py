@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.formats.safetensors import SafetensorsError, Tensor, read_adapter_config, read_header
+from app.formats.safetensors import (
+    SafetensorsError,
+    Tensor,
+    Truncated,
+    read_adapter_config,
+    read_header,
+)
 
 PEAK_BYTES = 64 * 2**20
 
@@ -63,8 +69,61 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     ),
     "metadata that isn't an object": (
         build({"__metadata__": 1}),
-        "has a __metadata__ that isn't a JSON object",
+        "has a __metadata__ that isn't a JSON object of texts",
     ),
+    "metadata of objects": (
+        build({"__metadata__": {"a": {"b": 1}}}),
+        "has a __metadata__ that isn't a JSON object of texts",
+    ),
+    "a text that would be multiplied": (
+        build({"a": info(["a", 1_500_000_000], 0, 4)}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "four million factors": (
+        build(
+            b'{"a": {"dtype": "F32", "data_offsets": [0, 4], "shape": [%s9]}}' % (b"9," * 4_000_000)
+        ),
+        "has a header of more tensors than any model has",
+    ),
+    "as many as there may be": (
+        build(
+            b'{"a": {"dtype": "F32", "data_offsets": [0, 4], "shape": [%s9]}}' % (b"9," * 790_000)
+        ),
+        "has an impossible shape or place of a",
+    ),
+    "a number of 400 digits": (
+        build({"a": info([10**400], 0, 4)}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "a number of a million digits": (
+        build(b'{"a": {"dtype": "F32", "shape": [%s]}}' % (b"9" * 1_000_000)),
+        "has a header that isn't a JSON object",
+    ),
+    "more elements than numbers": (
+        build({"a": info([2**62, 2**62], 0, 4)}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "a truth value as a side": (
+        build({"a": info([True], 0, 4)}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "a shape that is a text": (
+        build({"a": {**info([], 0, 4), "shape": "abc"}}, 4),
+        "has an impossible shape or place of a",
+    ),
+    "a name that writes to a terminal": (
+        build({"\x1b[2J": info([1], 0, 4)}, 4),
+        r"has a tensor name that is too long or can't be printed: '\x1b[2J'",
+    ),
+    "a name of a megabyte": (
+        build({"x" * 2**20: info([1], 0, 4)}, 4),
+        f"has a tensor name that is too long or can't be printed: '{'x' * 79}",
+    ),
+    "a GGUF file": (
+        b"GGUF" + bytes(30) + b"\1" * 600,
+        "is a GGUF file; send it by itself, as <model>.gguf, or in a zip",
+    ),
+    "HTML": (b"<!DOCTYPE html>", "is an HTML page; the download went wrong"),
     "an unknown type": (
         build({"a": info([1], 0, 4, "F13")}, 4),
         "has an unknown or incomplete description of a",
@@ -98,9 +157,21 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", DEFECTS)
 def test_defects(name: str) -> None:
     data, message = DEFECTS[name]
-    with pytest.raises(SafetensorsError) as refusal:
-        read_header(io.BytesIO(data), len(data))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SafetensorsError) as refusal:
+            read_header(io.BytesIO(data), len(data))
+        assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
+    finally:
+        tracemalloc.stop()
     assert str(refusal.value) == message
+
+
+def test_a_beginning_says_that_more_is_needed() -> None:
+    data = build({"a": info([1], 0, 4)}, 4)
+    for cut in (4, 8, 30):
+        with pytest.raises(Truncated):
+            read_header(io.BytesIO(data[:cut]), len(data))
 
 
 def test_adapter_config_with_defaults() -> None:

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 HEADER_BYTES = 256 * 2**20
 BLOCK = 2**18
-ITEMS = 8_000_000
+ITEMS = 2_000_000
 KEPT_TEXT = 2**16
 KEPT_TEXTS = 4 * 2**20
 NAME_BYTES = 256
@@ -34,6 +34,10 @@ _LONGEST_TOKEN = max(map(len, SPECIAL_TOKENS))
 
 class GGUFError(ValueError):
     """The file can't be used; the message is a sentence that follows the file's name."""
+
+
+class Truncated(GGUFError):
+    """The stream ended within the header; with more of the file, it might be right."""
 
 
 class GgufStream:
@@ -80,7 +84,7 @@ class GgufStream:
         return value
 
     def scalar(self, code: str) -> int | float | bool:
-        """A number or a truth value of struct's type `code`."""
+        """A number or a truth value of struct's type `code`; a float may be infinite or NaN."""
         value: int | float | bool
         value = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
         return value
@@ -91,9 +95,12 @@ class GgufStream:
         if length > NAME_BYTES:
             raise GGUFError(f"has a {what} of {length} bytes")
         try:
-            return self.take(length).decode()
+            text = self.take(length).decode()
         except UnicodeDecodeError:
             raise GGUFError(f"has a {what} that isn't UTF-8") from None
+        if not text.isprintable():
+            raise GGUFError(f"has a {what} that can't be printed: {text!a:.80}")
+        return text
 
     def text(self) -> str:
         """A text of any length, cut where it or all of them are too long to keep."""
@@ -143,7 +150,7 @@ class GgufStream:
     def _fill(self) -> None:
         block = self._stream.read(BLOCK)
         if not block:
-            raise GGUFError("is cut off within its header")
+            raise Truncated("is cut off within its header")
         self._before += self._at
         self._buffer = self._buffer[self._at :] + block
         self._at = 0
