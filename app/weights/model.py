@@ -64,14 +64,14 @@ class Value:
 @dataclass(frozen=True)
 class Tensor:
     """A tensor to be written: `shape` as GGUF has it, fastest-varying dimension first; `type` is
-    ggml's number of the type that it is written in. `importance`, of shape (experts or 1, columns),
-    says how much the values of each column matter when it is quantised."""
+    ggml's number of the type that it is written in. `importance` has a row for each expert (one,
+    where there are none): how much the values of each column matter when it is quantised."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     rows: Rows
-    importance: Floats | None = None
+    importance: Rows | None = None
 
     @property
     def elements(self) -> int:

@@ -73,9 +73,10 @@ class _Piece:
             raise WeightsError(f"{tensor.name} can't be changed: {error}.") from error
         if not np.isfinite(rows).all():
             raise _not_finite(tensor)
-        importance = tensor.importance
-        if importance is not None:
-            importance = importance[self.first // _rows_per_expert(tensor) % len(importance)]
+        importance = None
+        if tensor.importance is not None:
+            expert = self.first // _rows_per_expert(tensor)
+            importance = tensor.importance.read(expert, expert + 1)
         return quants.encode(tensor.type, rows, importance)
 
 
