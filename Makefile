@@ -13,7 +13,7 @@ demo: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
 
 test: $(TEST_INSTALLED) check
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=10 $(ARGS)
 
 check: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,10 @@
-import inspect
 import os
+import random
 import shutil
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from tests.serving import Served, serve
 from tests.standin import Standin
 
 REAL_OLLAMA = os.environ.get("OLLAMA_TEST_HOST")
+VERSIONS = ("0.32.15", "0.34.1")
+each_ollama = pytest.mark.parametrize("ollama_version", ["real"] if REAL_OLLAMA else VERSIONS)
+"""Runs a test on an Ollama that takes adapters and on one that doesn't, where that matters."""
 
 
 def require_program(name: str) -> None:
@@ -29,23 +34,36 @@ def require_program(name: str) -> None:
         say(f"{name} isn't installed: tests/system-packages test")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what makes models on Ollama with a version that takes adapters and one that doesn't."""
-    asked = inspect.signature(metafunc.function).parameters
-    if not REAL_OLLAMA and "ollama_version" not in asked and {"new_name", "standin"} & set(asked):
-        metafunc.parametrize("ollama_version", ["0.32.15", "0.34.1"])
-
-
 @pytest.fixture
 def ollama_version() -> str:
     """The version that the stand-in plays."""
-    return "0.32.15"
+    return VERSIONS[0]
+
+
+@pytest.fixture(scope="session")
+def port_of() -> Callable[[str], int]:
+    """The port at which this session's stand-in of a version is always found: the shared services
+    know them by it. Below those that the kernel gives to others."""
+    ports: dict[str, int] = {}
+
+    def find(version: str) -> int:
+        while version not in ports:
+            port = random.SystemRandom().randrange(15_000, 30_000)
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", port)) and port not in ports.values():
+                    ports[version] = port
+        return ports[version]
+
+    return find
 
 
 @pytest.fixture
-def standin(tmp_path: Path, ollama_version: str) -> Iterator[Standin]:
+def standin(
+    tmp_path: Path, ollama_version: str, port_of: Callable[[str], int]
+) -> Iterator[Standin]:
     """A stand-in for Ollama with nothing on it."""
-    with Standin(tmp_path / "ollama", version=ollama_version) as server:
+    folder, port = tmp_path / "ollama", port_of(ollama_version)
+    with Standin(folder, version=ollama_version, port=port) as server:
         yield server
 
 
@@ -76,11 +94,51 @@ def app(models_dir: Path, ollama: str) -> Flask:
     return create_app({"TESTING": True, "MODELS_DIR": models_dir, "OLLAMA_HOST": ollama})
 
 
+class SharedService:
+    """One running service for the tests of a session that change no setting. Each test gives it a
+    models directory of its own, by a link."""
+
+    def __init__(self, folder: Path, ollama: str) -> None:
+        self._ollama = ollama
+        self._link = folder / "models"
+        self._running = ExitStack()
+        self.use(folder / "first")
+        self.served = self._running.enter_context(serve(self._link, ollama))
+        self.stop = self._running.close
+
+    def use(self, models_dir: Path) -> None:
+        """Prepare `models_dir` as a start does, and work there from now on."""
+        create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": self._ollama})
+        self._link.unlink(missing_ok=True)
+        self._link.symlink_to(models_dir)
+
+
+@pytest.fixture(scope="session")
+def shared_services(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], SharedService]]:
+    """The session's service for the Ollama at an address."""
+    services: dict[str, SharedService] = {}
+
+    def find(ollama: str) -> SharedService:
+        if ollama not in services:
+            services[ollama] = SharedService(tmp_path_factory.mktemp("shared"), ollama)
+        return services[ollama]
+
+    yield find
+    for service in services.values():
+        service.stop()
+
+
 @pytest.fixture
-def served(models_dir: Path, ollama: str) -> Iterator[Served]:
-    """The service under gunicorn, one worker with threads, as it comes."""
-    with serve(models_dir, ollama) as served:
-        yield served
+def served(
+    models_dir: Path, ollama: str, shared_services: Callable[[str], SharedService]
+) -> Served:
+    """The service under gunicorn, one worker with threads, as it comes; shared by all tests, so
+    not to be stopped or killed."""
+    service = shared_services(ollama)
+    service.use(models_dir)
+    return service.served
 
 
 @pytest.fixture(params=["flask", "requests", "curl"])

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.archive import arrival as arriving
 from app.archive.arrival import Arrival
 from app.archive.content import Limits
 from app.archive.reader import Archive, ArchiveError
-from app.archive.reader import arrival as arriving
 from app.views.form import FormError, FormReader
 
 NOISE = os.urandom(3_000_000)
@@ -95,12 +95,15 @@ def test_a_changed_byte_is_found(tmp_path: Path, method: int, at: int) -> None:
         arrive(tmp_path, bytes(content), 65_536)
 
 
+WHOLE = zipped(zipfile.ZIP_DEFLATED)
+
+
 @given(cut=st.integers(1, 900))
 def test_a_zip_that_is_cut_off_is_no_zip(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     with pytest.raises(ArchiveError):
-        arrive(tmp_path_factory.mktemp("cut"), zipped(zipfile.ZIP_DEFLATED)[:-cut], 4096)
+        arrive(tmp_path_factory.mktemp("cut"), WHOLE[:-cut], 4096)
 
 
 def test_an_entry_without_a_size_is_no_way_round_the_ratio(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.callers import Caller
-from tests.conftest import Zips, check_adapter_arrived, litter
+from tests.conftest import Zips, check_adapter_arrived, each_ollama, litter
 
 HEADERS = {
     "content-type": "application/x-ndjson",
@@ -62,6 +62,7 @@ def test_upload(caller: Caller, zips: Zips, models_dir: Path, way: str) -> None:
     assert not litter(models_dir)
 
 
+@each_ollama
 def test_create(caller: Caller, zips_of_each: Zips, ollama: str, new_name: str) -> None:
     upload(caller, zips_of_each.both)
     fields = {"model": "tiny_lora", "model_name_on_ollama": new_name}
@@ -76,6 +77,7 @@ def test_create(caller: Caller, zips_of_each: Zips, ollama: str, new_name: str) 
     check_adapter_arrived(ollama, new_name)
 
 
+@each_ollama
 @pytest.mark.parametrize("way", ["name first", "file first", "raw"])
 def test_deploy(
     caller: Caller, zips_of_each: Zips, ollama: str, new_name: str, models_dir: Path, way: str

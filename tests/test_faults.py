@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -94,9 +94,17 @@ def quietly_upload(url: str, path: Path) -> None:
         upload(url, path)
 
 
+@pytest.fixture
+def own_served(models_dir: Path, standin: Standin) -> Iterator[Served]:
+    """A service that the test may stop."""
+    with serve(models_dir, standin.url) as served:
+        yield served
+
+
 def test_sigterm_lets_running_requests_end_and_refuses_new_ones(
-    served: Served, zips: Zips, standin: Standin
+    own_served: Served, zips: Zips, standin: Standin
 ) -> None:
+    served = own_served
     upload(served.url, zips.both)
     fields = {"model": "m", "model_name_on_ollama": "last-one"}
     with standin.hold("/api/create") as gate:
@@ -262,7 +270,7 @@ def test_what_only_reads_is_tried_again(models_dir: Path, standin: Standin, zips
 
 
 def test_a_client_that_leaves_a_push_closes_ollama_s_connection(
-    served: Served, standin: Standin, tmp_path: Path
+    served: Served, standin: Standin, models_dir: Path, tmp_path: Path
 ) -> None:
     base = write_base(tmp_path / "base.gguf", width=2048)
     zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base})
@@ -272,18 +280,22 @@ def test_a_client_that_leaves_a_push_closes_ollama_s_connection(
         response = requests.post(
             f"{served.url}/models/create/", json=fields, stream=True, timeout=30
         )
+        task = json.loads(next(response.iter_lines()))["message"]["task_uuid"]
         gate.wait_reached(10)
         response.close()
-        deadline = time.monotonic() + 10
-        while litter(served_models(served)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: any(f"{task}: the client has left" in line for line in served.log))
+    wait_until(lambda: not litter(models_dir))
     (push,) = [sent for sent in standin.requests if sent.method == "POST" and "blobs" in sent.path]
     assert push.body_bytes < base.stat().st_size
 
 
-def served_models(served: Served) -> Path:
-    environ = psutil.Process(served.process.pid).environ()
-    return Path(environ["MODEL_HANDLER_MODELS_DIR"])
+def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+    """Look again and again until it is so. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
 
 
 def test_two_services_on_one_directory(models_dir: Path, standin: Standin, zips: Zips) -> None:

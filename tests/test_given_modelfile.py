@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from tests.callers import Answer, FlaskCaller
-from tests.conftest import Zips, litter, show
+from tests.conftest import Zips, each_ollama, litter, show
 
 PAIR = "FROM ./base.gguf\nADAPTER ./lora.gguf\n"
 
@@ -24,6 +24,7 @@ def create(caller: FlaskCaller, new_name: str, **fields: object) -> Answer:
 
 
 @pytest.mark.ollama
+@each_ollama
 def test_what_it_says_arrives(caller: FlaskCaller, ollama: str, new_name: str) -> None:
     text = caller.get("/models/tiny_lora/modelfile").body.decode()
     changed = f'{text}SYSTEM """Two\nlines"""\nPARAMETER temperature 0.5\nMESSAGE user Hi\n'

@@ -5,8 +5,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import pytest
 import requests
 
 from tests.callers import CurlCaller
-from tests.conftest import Zips, check_adapter_arrived, litter, require_program
+from tests.conftest import Zips, check_adapter_arrived, each_ollama, litter, require_program
 from tests.serving import ROOT, Served, serve
 from tests.standin import Standin
 from tests.test_streaming import (  # noqa: F401
@@ -71,14 +72,30 @@ def nginx(folder: Path, *instances: str) -> Iterator[str]:
         process.wait(20)
 
 
+@pytest.fixture(scope="module")
+def nginx_before(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], str]]:
+    """The address of an nginx before a service; one for all tests."""
+    urls: dict[str, str] = {}
+    with ExitStack() as running:
+
+        def find(service: str) -> str:
+            if service not in urls:
+                folder = tmp_path_factory.mktemp("nginx") / "nginx"
+                urls[service] = running.enter_context(nginx(folder, service))
+            return urls[service]
+
+        yield find
+
+
 @pytest.fixture
-def served(models_dir: Path, ollama: str, tmp_path: Path) -> Iterator[Served]:
+def served(served: Served, nginx_before: Callable[[str], str]) -> Served:
     """The service as everywhere else, but reached through nginx."""
-    with serve(models_dir, ollama) as service, nginx(tmp_path / "nginx", service.url) as url:
-        service.url = url
-        yield service
+    return replace(served, url=nginx_before(served.url))
 
 
+@each_ollama
 def test_deploy_through_nginx(served: Served, ollama: str, new_name: str, zips: Zips) -> None:
     form = [("Model", zips.both), ("model_name_on_ollama", new_name)]
     answer = CurlCaller(served.url).send_form("/models/deploy/", form)
