@@ -11,6 +11,7 @@ import pytest
 
 from app.formats import gguf as headers
 from app.formats import safetensors
+from app.formats.adapter_config import AdapterConfig, read_adapter_config
 from app.weights.merge import MergeError, merge
 from app.weights.peft import peft_pairs
 from tests.gguf_files import write_base
@@ -79,8 +80,8 @@ def as_tensors(pairs: dict[str, tuple[Floats, Floats]]) -> dict[str, Floats]:
     return tensors
 
 
-def read_config(**settings: Any) -> safetensors.AdapterConfig:
-    return safetensors.read_adapter_config(
+def read_config(**settings: Any) -> AdapterConfig:
+    return read_adapter_config(
         json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 8, **settings}).encode()
     )
 

@@ -1,4 +1,4 @@
-"""The safetensors header reader, and PEFT's adapter_config.json."""
+"""The safetensors header reader."""
 
 import io
 import json
@@ -14,7 +14,6 @@ from app.formats.safetensors import (
     SafetensorsError,
     Tensor,
     Truncated,
-    read_adapter_config,
     read_header,
 )
 
@@ -172,37 +171,6 @@ def test_a_beginning_says_that_more_is_needed() -> None:
     for cut in (4, 8, 30):
         with pytest.raises(Truncated):
             read_header(io.BytesIO(data[:cut]), len(data))
-
-
-def test_adapter_config_with_defaults() -> None:
-    config = read_adapter_config(b'{"r": 4, "base_model_name_or_path": "org/tiny"}')
-    assert (config.peft_type, config.r, config.lora_alpha) == ("LORA", 4, 8.0)
-    assert config.base_model_name_or_path == "org/tiny"
-    assert not any((config.use_rslora, config.use_dora, config.fan_in_fan_out))
-    assert (config.bias, config.modules_to_save) == ("none", ())
-
-
-CONFIG_DEFECTS = {
-    "no JSON": (b"{", "isn't a JSON object"),
-    "rank 0": (b'{"r": 0}', "has the rank r=0; it must be a whole number above 0"),
-    "a text as alpha": (b'{"lora_alpha": "8"}', "has lora_alpha='8'; it must be a finite number"),
-    "infinite alpha": (
-        b'{"lora_alpha": Infinity}',
-        "has lora_alpha=inf; it must be a finite number",
-    ),
-    "a pattern of texts": (
-        b'{"alpha_pattern": {"q": "x"}}',
-        "has alpha_pattern={'q': 'x'}, which doesn't map names to numbers",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONFIG_DEFECTS)
-def test_adapter_config_defects(name: str) -> None:
-    text, message = CONFIG_DEFECTS[name]
-    with pytest.raises(SafetensorsError) as refusal:
-        read_adapter_config(text)
-    assert str(refusal.value) == message
 
 
 def survives(data: bytes) -> None:

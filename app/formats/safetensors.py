@@ -1,4 +1,4 @@
-"""safetensors files, as far as their headers tell, and PEFT's adapter_config.json.
+"""safetensors files, as far as their headers tell.
 
 The format is that of the safetensors README. Its reference implementation takes headers of up to
 100 MB; here HEADER_BYTES and SEPARATORS, room for some 50,000 tensors, bound what the JSON can take
@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,23 +64,6 @@ class Header:
         return sum(prod(tensor.shape) for tensor in self.tensors.values())
 
 
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What a PEFT adapter says of itself (peft's LoraConfig); patterns go by a module's name."""
-
-    peft_type: str
-    r: int
-    lora_alpha: float
-    base_model_name_or_path: str | None
-    use_rslora: bool
-    use_dora: bool
-    fan_in_fan_out: bool
-    bias: str
-    modules_to_save: tuple[str, ...]
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-
-
 def open_header(path: Path) -> Header:
     """The header of a file on disk. Raises SafetensorsError and OSError."""
     with path.open("rb") as file:
@@ -111,42 +94,8 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     return Header(size, metadata, tensors)
 
 
-def read_adapter_config(text: bytes) -> AdapterConfig:
-    """Read an adapter_config.json. Raises SafetensorsError where it isn't usable."""
-    config = _json_object(text, "isn't a JSON object")
-    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise SafetensorsError(f"has the rank r={rank!r}; it must be a whole number above 0")
-    if not _is_number(alpha):
-        raise SafetensorsError(f"has lora_alpha={alpha!r}; it must be a finite number")
-    name = config.get("base_model_name_or_path")
-    return AdapterConfig(
-        peft_type=str(config.get("peft_type", "LORA")).upper(),
-        r=rank,
-        lora_alpha=float(alpha),
-        base_model_name_or_path=name if isinstance(name, str) and name else None,
-        use_rslora=bool(config.get("use_rslora")),
-        use_dora=bool(config.get("use_dora")),
-        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
-        bias=str(config.get("bias") or "none"),
-        modules_to_save=tuple(map(str, config.get("modules_to_save") or ())),
-        rank_pattern=_pattern(config, "rank_pattern"),
-        alpha_pattern=_pattern(config, "alpha_pattern"),
-    )
-
-
-def _pattern(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    pattern = config.get(key) or {}
-    if not isinstance(pattern, dict) or not all(map(_is_number, pattern.values())):
-        raise SafetensorsError(f"has {key}={pattern!r:.60}, which doesn't map names to numbers")
-    return pattern
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _json_object(text: bytes, problem: str) -> dict[str, Any]:
+def json_object(text: bytes, problem: str) -> dict[str, Any]:
+    """The JSON object that `text` is, without a key twice. Raises SafetensorsError(`problem`)."""
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
@@ -168,7 +117,7 @@ def _header_table(text: bytes) -> dict[str, Any]:
     hundred bytes, the two characters that ask for one take two."""
     if sum(map(text.count, (b",", b":", b"[", b"{"))) > SEPARATORS:
         raise SafetensorsError("has a header of more tensors than any model has")
-    return _json_object(text, "has a header that isn't a JSON object")
+    return json_object(text, "has a header that isn't a JSON object")
 
 
 def _tensor(name: str, info: Any, data: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from app.formats import gguf, safetensors
+from app.formats.adapter_config import AdapterConfig, AdapterConfigError, read_adapter_config
 
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
 TEXT_BYTES = 2**20
@@ -88,7 +89,7 @@ class SafetensorsAdapter:
 
     folder: str
     files: tuple[str, ...]
-    config: safetensors.AdapterConfig
+    config: AdapterConfig
     header: safetensors.Header
 
     @property
@@ -223,7 +224,9 @@ def _peft_adapter(
     if len(weights) > 1:
         raise Unusable(f"{folder} holds several adapters: {', '.join(weights)}.")
     try:
-        config = safetensors.read_adapter_config(files[config_name].text())
+        config = read_adapter_config(files[config_name].text())
+    except AdapterConfigError as error:
+        raise Unusable(f"{config_name} {error}.", error.hint) from error
     except safetensors.SafetensorsError as error:
         raise Unusable(f"{config_name} {error}.") from error
     return SafetensorsAdapter(

@@ -21,19 +21,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from app.formats import gguf, safetensors
+from app.formats.adapter_config import read_adapter_config
 from app.formats.gguf import GGUFError, Header, Tensor
 from app.formats.safetensors import SafetensorsError
 from app.formats.tensor_types import STRING
 from app.weights import quants
-from app.weights.model import Floats
+from app.weights.model import Floats, WeightsError
 
 SLAB_BYTES = 8 * 2**20
 COPY_BYTES = 8 * 2**20
 NOTE_KEY = "model_handler.merged"
 
 
-class MergeError(ValueError):
-    """The adapter can't be merged; the message is a sentence that names the tensor."""
+MergeError = WeightsError
 
 
 @dataclass(frozen=True)
@@ -378,7 +378,7 @@ def _job_pairs(adapter: Path, config: str | None, base: Sequence[Path]) -> dict[
         return gguf_pairs(adapter, gguf.open_header(adapter))
     from app.weights.peft import peft_pairs  # which needs this module
 
-    settings = safetensors.read_adapter_config(Path(config).read_bytes())
+    settings = read_adapter_config(Path(config).read_bytes())
     headers = [gguf.open_header(path) for path in base]
     return peft_pairs(adapter, safetensors.open_header(adapter), settings, headers)
 

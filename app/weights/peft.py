@@ -15,9 +15,10 @@ from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from app.formats import safetensors
+from app.formats.adapter_config import AdapterConfig
 from app.formats.gguf import Array, Header, Tensor
-from app.formats.safetensors import AdapterConfig
 from app.weights import quants
+from app.weights.adapters.patterns import first_matches
 from app.weights.merge import MergeError, Pair
 from app.weights.model import Floats
 
@@ -57,13 +58,17 @@ def peft_pairs(
     names = _name_map(base[0], architecture)
     tensors = {name: tensor for each in base for name, tensor in each.tensors.items()}
     pairs = {}
-    for module, (a, b) in _modules(header).items():
+    modules = _modules(header)
+    alphas = first_matches("alpha_pattern", config.alpha_pattern, modules)
+    for module, (a, b) in modules.items():
         name = names(module)
         if name is None or name not in tensors:
             raise MergeError(f"The adapter changes {module}, which the base model doesn't have.")
         reorder = _reorder(base[0], architecture, name)
         load = _loader(adapter, a, b, tensors[name], config.fan_in_fan_out, reorder)
-        pairs[name] = Pair(load, _factor(config, module, a.shape[0]))
+        pairs[name] = Pair(
+            load, _factor(config, module, alphas.get(module, config.lora_alpha), a.shape[0])
+        )
     return pairs
 
 
@@ -85,13 +90,8 @@ def _modules(
     return {module: (found["A"], found["B"]) for module, found in sides.items()}
 
 
-def _factor(config: AdapterConfig, module: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) with rsLoRA; a pattern is the end of a module's name."""
-    alpha = config.lora_alpha
-    for pattern, value in config.alpha_pattern.items():
-        if f".{module}".endswith(f".{pattern.removeprefix('^')}"):
-            alpha = value
-            break
+def _factor(config: AdapterConfig, module: str, alpha: float, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
     factor = alpha / (sqrt(rank) if config.use_rslora else rank)
     if not isfinite(factor):
         raise MergeError(f"The adapter's scale for {module} isn't finite.")
