@@ -1,0 +1,132 @@
+"""Gemma 1, 2 and 3."""
+
+from collections.abc import Iterator
+
+from app.weights.convert.architecture import Architecture
+from app.weights.convert.config import Config
+from app.weights.convert.keys import Keys, common, head_size, real, rotation, whole
+from app.weights.convert.places import Step, plus_one
+from app.weights.convert.shapes import (
+    Expected,
+    Shapes,
+    Sizes,
+    attention,
+    decoder,
+    gated,
+    norms,
+)
+
+NORMS_PLUS_ONE: tuple[tuple[str, Step], ...] = ((r"norm\.weight$", plus_one),)
+BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
+MORE_NORMS = (*BLOCK_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+
+
+def without_rotation(config: Config) -> Keys:
+    """Gemma 1 and 2 leave the usual rotation unsaid; another one can't be said."""
+    keys = rotation(config)
+    if keys.pop("rope.freq_base", real(10000.0)) == real(10000.0):
+        return keys
+    return rotation(config)
+
+
+def gemma_keys(config: Config) -> Keys:
+    return common(config, head_size(config)) | without_rotation(config)
+
+
+def gemma2_keys(config: Config) -> Keys:
+    keys = gemma_keys(config)
+    for key, name in (
+        ("attn_logit_softcapping", "attn_logit_softcapping"),
+        ("final_logit_softcapping", "final_logit_softcapping"),
+    ):
+        value = config.number(name)
+        if value is not None:
+            keys[key] = real(value)
+    return keys | {"attention.sliding_window": whole(config.need("sliding_window"))}
+
+
+def gemma3_keys(config: Config) -> Keys:
+    keys = common(config, head_size(config)) | rotation(config)
+    cap = config.number("final_logit_softcapping")
+    if cap:
+        keys["final_logit_softcapping"] = real(cap)
+    if config.whole("sliding_window_pattern", "_sliding_window_pattern") != 1:
+        keys["attention.sliding_window"] = whole(config.need("sliding_window"))
+    return keys
+
+
+def gemma_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    return _shapes(config, BLOCK_NORMS, ())
+
+
+def gemma2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    return _shapes(config, MORE_NORMS, ())
+
+
+def gemma3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    return _shapes(config, MORE_NORMS, ("self_attn.q_norm", "self_attn.k_norm"))
+
+
+def _shapes(
+    config: Config, block_norms: tuple[str, ...], head_norms: tuple[str, ...]
+) -> Iterator[tuple[str, Expected]]:
+    sizes, bias = Sizes(config), config.flag("attention_bias")
+
+    def block(number: int) -> Shapes:
+        return {
+            **attention(sizes, bias=bias),
+            **norms(sizes.head, *head_norms),
+            **norms(sizes.hidden, *block_norms),
+            **gated("mlp", sizes.hidden, sizes.ff),
+        }
+
+    return decoder(config, block)
+
+
+ARCHITECTURES = (
+    Architecture(
+        "gemma",
+        ("GemmaForCausalLM",),
+        gemma_keys,
+        gemma_shapes,
+        {**DEFAULTS, "num_attention_heads": 16, "num_key_value_heads": 16},
+        changes=NORMS_PLUS_ONE,
+    ),
+    Architecture(
+        "gemma2",
+        ("Gemma2ForCausalLM",),
+        gemma2_keys,
+        gemma2_shapes,
+        {
+            **DEFAULTS,
+            "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        changes=NORMS_PLUS_ONE,
+    ),
+    Architecture(
+        "gemma3",
+        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        gemma3_keys,
+        gemma3_shapes,
+        {
+            **DEFAULTS,
+            "vocab_size": 262208,
+            "max_position_embeddings": 131072,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 10000.0,
+            "sliding_window": 4096,
+        },
+        changes=NORMS_PLUS_ONE,
+    ),
+)

@@ -1,0 +1,133 @@
+"""Phi 3 and 4, OLMo 2."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from app.weights.convert.architecture import Architecture
+from app.weights.convert.config import Config, Rope
+from app.weights.convert.keys import Keys, common, head_size, real, rotation, text, whole
+from app.weights.convert.shapes import (
+    Expected,
+    Shapes,
+    Sizes,
+    attention,
+    decoder,
+    gated,
+    linear,
+    norms,
+)
+from app.weights.model import Floats, WeightsError
+
+BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
+def phi3_turned(config: Config) -> int:
+    """How many values of a head are turned."""
+    share = Rope(config).full.number("partial_rotary_factor")
+    turned = int((1.0 if share is None else share) * config.need("hidden_size"))
+    return max(0, turned) // config.need("num_attention_heads")
+
+
+def phi3_keys(config: Config) -> Keys:
+    rope = Rope(config)
+    original = rope.full.whole("original_max_position_embeddings") or config.need(
+        "max_position_embeddings"
+    )
+    keys = common(config)
+    keys |= {
+        "rope.scaling.original_context_length": whole(original),
+        "rope.dimension_count": whole(phi3_turned(config)),
+        "attention.sliding_window": whole(config.whole("sliding_window", least=0) or 0),
+    }
+    if not _factors(rope):
+        return keys | rotation(config)
+    return keys | {
+        "rope.freq_base": real(rope.full.number("rope_theta") or 10000.0),
+        "rope.scaling.attn_factor": real(_attention_factor(rope, config, original)),
+    }
+
+
+def _factors(rope: Rope) -> bool:
+    return rope.type in ("longrope", "su", "yarn") and bool(rope.full.values.get("long_factor"))
+
+
+def _attention_factor(rope: Rope, config: Config, original: int) -> float:
+    scale = config.need("max_position_embeddings") / original
+    if scale <= 1:
+        return 1.0
+    if rope.type == "yarn":
+        return 0.1 * math.log(scale) + 1.0
+    return math.sqrt(1 + math.log(scale) / math.log(max(2, original)))
+
+
+def phi3_factors(config: Config) -> Mapping[str, Floats]:
+    """The frequencies' factors for texts within the original context, and for longer ones."""
+    rope = Rope(config)
+    if not _factors(rope):
+        return {}
+    wanted = phi3_turned(config) // 2
+    tensors = {}
+    for name in ("long", "short"):
+        factors = rope.full.numbers(f"{name}_factor")
+        if factors is None or len(factors) != wanted:
+            raise WeightsError(
+                f"config.json's rotary positions have {len(factors or ())} values of"
+                f" {name}_factor; {wanted} are needed."
+            )
+        tensors[f"rope_factors_{name}.weight"] = np.array(factors, np.float32)
+    return tensors
+
+
+def phi3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    sizes = Sizes(config)
+
+    def block(number: int) -> Shapes:
+        return {
+            **linear("self_attn.qkv_proj", sizes.queries + 2 * sizes.keys, sizes.hidden),
+            **linear("self_attn.o_proj", sizes.hidden, sizes.queries),
+            **linear("mlp.gate_up_proj", 2 * sizes.ff, sizes.hidden),
+            **linear("mlp.down_proj", sizes.hidden, sizes.ff),
+            **norms(sizes.hidden, *BLOCK_NORMS),
+        }
+
+    return decoder(config, block)
+
+
+def olmo2_keys(config: Config) -> Keys:
+    return common(config, config.whole("head_dim")) | rotation(config)
+
+
+def olmo2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    sizes, bias = Sizes(config), config.flag("attention_bias")
+
+    def block(number: int) -> Shapes:
+        return {
+            **attention(sizes, bias=bias),
+            **norms(sizes.queries, "self_attn.q_norm"),
+            **norms(sizes.keys, "self_attn.k_norm"),
+            **norms(sizes.hidden, "post_attention_layernorm", "post_feedforward_layernorm"),
+            **gated("mlp", sizes.hidden, sizes.ff),
+        }
+
+    return decoder(config, block)
+
+
+ARCHITECTURES = (
+    Architecture(
+        "phi3",
+        ("Phi3ForCausalLM",),
+        phi3_keys,
+        phi3_shapes,
+        {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+        extra=phi3_factors,
+    ),
+    Architecture(
+        "olmo2",
+        ("Olmo2ForCausalLM",),
+        olmo2_keys,
+        olmo2_shapes,
+        {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
+    ),
+)
