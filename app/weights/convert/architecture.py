@@ -29,10 +29,10 @@ class Architecture:
     """An architecture: GGUF's `name` for it, and the `classes` of transformers that have it.
 
     `keys` makes GGUF's metadata of config.json, without the architecture's name before each key;
-    `shapes` the tensors that there must be. `defaults` are what the class takes for what config.json
-    leaves out. `changes` are steps for the tensors whose name a pattern is found in. `splits` name
-    the tensors that another one is made into: the first pattern found is replaced by each name
-    after it, and those steps done. `extra` makes tensors that no file has.
+    `shapes` the tensors that there must be. `defaults` are what the class takes for what
+    config.json leaves out. `changes` are steps for the tensors whose name a pattern is found in.
+    `splits` name the tensors that another one is made into: the first pattern found is replaced by
+    each name after it, and those steps done. `extra` makes tensors that no file has.
     """
 
     name: str

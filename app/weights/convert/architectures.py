@@ -4,12 +4,12 @@ from app.weights.convert import gemma, llama, others, qwen
 from app.weights.convert.architecture import Architecture
 from app.weights.model import Model, Rows
 
-ARCHITECTURES = {
-    each.name: each
-    for module in (llama, qwen, gemma, others)
-    for each in module.ARCHITECTURES
+ARCHITECTURES: dict[str, Architecture] = {
+    each.name: each for module in (llama, qwen, gemma, others) for each in module.ARCHITECTURES
 }
-CLASSES = {name: each for each in ARCHITECTURES.values() for name in each.classes}
+CLASSES: dict[str, Architecture] = {
+    name: each for each in ARCHITECTURES.values() for name in each.classes
+}
 
 
 def gguf_rows(
@@ -21,6 +21,5 @@ def gguf_rows(
     The numbers of heads and experts come from `model`'s metadata. Empty for an unknown tensor.
     """
     return {
-        place.name: (place.change(rows), place.expert)
-        for place in architecture.places(name, model)
+        place.name: (place.change(rows), place.expert) for place in architecture.places(name, model)
     }

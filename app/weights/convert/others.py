@@ -7,7 +7,7 @@ import numpy as np
 
 from app.weights.convert.architecture import Architecture
 from app.weights.convert.config import Config, Rope
-from app.weights.convert.keys import Keys, common, head_size, real, rotation, text, whole
+from app.weights.convert.keys import Keys, common, real, rotation, whole
 from app.weights.convert.shapes import (
     Expected,
     Shapes,

@@ -102,7 +102,8 @@ def interleaved(size: int, indices: Indices) -> Indices:
     """Of `size` rows of a head, where those come from that llama.cpp's rotation wants: it turns
     neighbours, transformers' turns row i of the first half with row i of the second."""
     head, row = np.divmod(indices, size)
-    return head * size + row % 2 * (size // 2) + row // 2
+    turned: Indices = head * size + row % 2 * (size // 2) + row // 2
+    return turned
 
 
 def per_head(key: str) -> Step:
