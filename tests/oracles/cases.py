@@ -127,9 +127,12 @@ CASES = (
         "Phi3ForCausalLM",
         "Phi3Config",
         {
-            "rope_parameters": {**LONG, "long_factor": LONG["long_factor"][:6],
-                                "short_factor": LONG["short_factor"][:6],
-                                "partial_rotary_factor": 0.75},
+            "rope_parameters": {
+                **LONG,
+                "long_factor": LONG["long_factor"][:6],
+                "short_factor": LONG["short_factor"][:6],
+                "partial_rotary_factor": 0.75,
+            },
             "original_max_position_embeddings": 64,
             "tie_word_embeddings": True,
         },

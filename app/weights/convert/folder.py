@@ -153,8 +153,6 @@ def _source(tensor: Stored, name: str, path: Path) -> Source:
             f"{name} has {tensor.name} as {tensor.dtype}; weights must be BF16, F16 or F32.",
             "Save the model in 16 bit: `model.to(torch.bfloat16).save_pretrained(...)`.",
         )
-    if len(tensor.shape) > 3 or 0 in tensor.shape:
-        raise WeightsError(f"{name} has {tensor.name} of the shape {list(tensor.shape)}.")
     kind = TYPES.get(tensor.dtype, quants.F32)
     return Source(tensor.name, tensor.shape, kind, path, tensor.offset)
 
