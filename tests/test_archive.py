@@ -18,14 +18,40 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.archive.reader import Archive, ArchiveError, Limits
+from app.archive.arrival import Arrival
+from app.archive.reader import Archive, ArchiveError, Entry, Limits, ZipArchive
 from tests.conftest import require_program
-from tests.zip_defects import DEFECTS, END, good, zip64_end
+from tests.zip_defects import DEFECTS, END, OTHER_KINDS, good, zip64_end
 
 
 def contents(path: Path, limits: Limits | None = None) -> dict[str, bytes]:
-    with Archive(path, limits) as archive:
+    with ZipArchive(path, limits) as archive:
         return {entry.name: b"".join(archive.chunks(entry)) for entry in archive.entries}
+
+
+def read(archive: Archive, entry: Entry) -> bytes:
+    with archive.open(entry) as file:
+        return file.read()
+
+
+def arrived(folder: Path, content: bytes) -> dict[str, bytes]:
+    with Arrival(folder, Limits(), lambda size: None) as arrival:
+        for at in range(0, len(content), 4096):
+            arrival.write(content[at : at + 4096])
+    with arrival.archive() as archive:
+        return {entry.name: read(archive, entry) for entry in archive.entries}
+
+
+EARLIER = {
+    "sizes disagree": "'a.txt' is larger than the archive says. Zip it again.",
+    "checksums disagree": (
+        "'a.txt' is damaged: its checksum doesn't agree. Zip and upload it again."
+    ),
+    "methods disagree": "'a.txt' has two sizes in the archive. Zip it again.",
+} | dict.fromkeys(
+    ("data before", "data before, offsets unchanged", "no local header"),
+    "The uploaded file is not a zip archive, nor a tar, a GGUF or a safetensors file.",
+)
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -35,6 +61,25 @@ def test_defects(tmp_path: Path, name: str) -> None:
     path.write_bytes(build())
     with pytest.raises(ArchiveError) as refusal:
         contents(path)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects_are_refused_as_they_arrive(tmp_path: Path, name: str) -> None:
+    """In the same words, but where an earlier byte tells another thing that is wrong."""
+    build, message = DEFECTS[name]
+    with pytest.raises(ArchiveError) as refusal:
+        arrived(tmp_path, build())
+    assert str(refusal.value) == EARLIER.get(name, message)
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_another_kind_of_file_is_refused_by_its_first_block(tmp_path: Path, name: str) -> None:
+    content, message = OTHER_KINDS[name]
+    arrival = Arrival(tmp_path, Limits(), lambda size: None)
+    with pytest.raises(ArchiveError) as refusal:
+        arrival.write(content.ljust(512))
+    arrival.close()
     assert str(refusal.value) == message
 
 
@@ -168,7 +213,6 @@ LAYOUTS = {
     "two top folders": (["m/a", "n/b"], ["m/a", "n/b"]),
     "a file beside the folder": (["m/a", "b"], ["m/a", "b"]),
     "only one level is stripped": (["m/n/a"], ["n/a"]),
-    "the service's own file": (["m/a", "m/.model-handler.json"], ["a"]),
 }
 
 
@@ -213,7 +257,7 @@ def test_an_entry_over_4_gib(tmp_path: Path) -> None:
         )
         file.write(struct.pack("<4sLQL", b"PK\6\7", 0, end64, 1))
         file.write(struct.pack("<4s4H2LH", END, 0, 0, 2, 2, len(directory), limit, 0))
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert [(entry.name, entry.size) for entry in archive.entries] == [
             ("small", 6),
             ("large", size),
@@ -245,7 +289,7 @@ def test_more_entries_than_the_setting_allows(tmp_path: Path) -> None:
 def test_entries_can_be_read_at_once_and_left_early(tmp_path: Path) -> None:
     by_zipfile(tmp_path / "m.zip", method=ZIP_DEFLATED)
     results = []
-    with Archive(tmp_path / "m.zip") as archive:
+    with ZipArchive(tmp_path / "m.zip") as archive:
         entry = archive.entries[1]
         with archive.open(entry) as stream:
             assert stream.read(1000) == BIG[:1000]
@@ -289,7 +333,7 @@ def test_nothing_is_ever_outside(names: list[str]) -> None:
         folder, target = Path(name), Path(name, "target")
         (folder / "m.zip").write_bytes(buffer.getvalue())
         target.mkdir()
-        with suppress(ArchiveError), Archive(folder / "m.zip") as opened:
+        with suppress(ArchiveError), ZipArchive(folder / "m.zip") as opened:
             for entry in opened.entries:
                 path = target / entry.name
                 path.parent.mkdir(parents=True, exist_ok=True)

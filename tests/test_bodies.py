@@ -13,6 +13,7 @@ from tests.serving import Served, serve
 
 LIMIT = 300_000
 FORM = "multipart/form-data; boundary=b"
+ZIP = "PK\5\6" + "\0" * 18
 
 
 def part(name: str, content: str = "x", filename: str | None = None) -> str:
@@ -39,7 +40,7 @@ def request(
 
 def chunked(pieces: int) -> bytes:
     head = "POST /models/upload/ HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n"
-    start = part("Model", "", "m.zip").removesuffix("\r\n")
+    start = part("Model", ZIP, "m.zip").removesuffix("\r\n")
     body = f"{len(start):x}\r\n{start}\r\n" + ("400\r\n" + "x" * 1024 + "\r\n") * pieces
     return f"{head}Content-Type: {FORM}\r\n\r\n{body}".encode()
 
@@ -52,11 +53,11 @@ CASES: dict[str, tuple[bytes, int, str, str]] = {
         *(400, UPLOAD, "The form has no file. Send the zip in the field 'Model'."),
     ),
     "a file part in another field": (
-        request(part("file", "x", "m.zip") + END),
+        request(part("file", ZIP, "m.zip") + END),
         *(400, UPLOAD, "The file came in the field 'file', not in 'Model'."),
     ),
     "two file parts": (
-        request(part("Model", "x", "m.zip") + part("Model", "x", "n.zip") + END),
+        request(part("Model", ZIP, "m.zip") + part("Model", ZIP, "n.zip") + END),
         *(400, UPLOAD, "The form holds more than one file. Send one zip at a time."),
     ),
     "a file part without a name": (
@@ -198,7 +199,7 @@ def test_refused_in_the_contract_s_shape(limited: tuple[Served, Path], name: str
 @pytest.mark.parametrize("closes", [True, False], ids=["client leaves", "client falls silent"])
 def test_a_body_shorter_than_its_length(limited: tuple[Served, Path], closes: bool) -> None:
     served, models_dir = limited
-    data = request(part("Model", "x" * 1000, "m.zip"), length=5000)
+    data = request(part("Model", ZIP + "x" * 1000, "m.zip"), length=5000)
     status, body = send(served, data, then_close=closes)
     assert status == json.loads(body)["status"] == 400
     assert not litter(models_dir)

@@ -3,6 +3,7 @@
 Each is a good zip of zipfile's with some bytes changed: the standard library writes none of these.
 """
 
+import gzip
 import io
 import stat
 import struct
@@ -120,9 +121,18 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: renamed(good("a/x/b"), b"a/x/b", b"a///b"),
         "The name 'a///b' in the archive has an empty part.",
     ),
-    "backslash": (
-        lambda: renamed(good("a/b"), b"a/b", b"a\\b"),
-        "The name 'a\\\\b' in the archive has a backslash; zip with a tool that writes /.",
+    "backslash beside a slash": (
+        lambda: renamed(good("a/b", "a/c"), b"a/c", b"a\\c"),
+        "The name 'a\\\\c' in the archive mixes \\ and / with the others; zip with a tool that"
+        " writes /.",
+    ),
+    "dots between backslashes": (
+        lambda: renamed(good("a/xx/b"), b"a/xx/b", b"a\\..\\b"),
+        "The name 'a/../b' in the archive points out of its folder.",
+    ),
+    "drive letter and backslash": (
+        lambda: renamed(good("xx/a"), b"xx/a", b"C:\\a"),
+        "The name 'C:/a' in the archive is an absolute path.",
     ),
     "NUL": (
         lambda: renamed(good("axb"), b"axb", b"a\0b"),
@@ -132,6 +142,28 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: renamed(good("axb"), b"axb", b"a\nb"),
         "The name 'a\\nb' in the archive has a control character.",
     ),
+    "a line separator": (
+        lambda: good("a\u2028b"),
+        "The name 'a\\u2028b' in the archive has a character that hides or turns what stands around"
+        " it.",
+    ),
+    "right to left": (
+        lambda: good("a\u202efugg.exe"),
+        "The name 'a\\u202efugg.exe' in the archive has a character that hides or turns what stands"
+        " around it.",
+    ),
+    **{
+        f"the service's own: {name!a}": (
+            lambda name=name: good(f"m/{name}"),  # type: ignore[misc]
+            f"The name {f'm/{name}'!r} in the archive is one of the service's own; zip the model's"
+            " files without it.",
+        )
+        for name in (
+            *(".model-handler.json", ".model-handler.json.4711", ".Model-Handler/staging/x"),
+            *(".merged/model.gguf", ".shared", ".MERGED", "a/.merged.1"),
+            *("\uff0emodel-handler.json", ".model\u00ad-handler", ".mer\u200bged", "\u2024shared"),
+        )
+    },
     "a long name": (
         lambda: good("x" * 256),
         f"The name '{'x' * 40}...' in the archive is longer than 255 bytes.",
@@ -204,6 +236,10 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "ratio bomb": (
         lambda: both("L", 2**31, in_central=24, in_local=22, data=good(content=bytes(2**20))),
         "'a.txt' claims 2147483648 bytes in 1033 compressed ones, which no model file does.",
+    ),
+    "a bomb of many entries": (
+        lambda: good(*(f"{number}.bin" for number in range(5)), content=bytes(16 * 2**20)),
+        "The archive claims 83886080 bytes in 81550 compressed ones, which no model file does.",
     ),
     "wrong checksum": (
         lambda: both("L", 1, in_central=16, in_local=14, data=good()),
@@ -336,11 +372,6 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
         "'a.txt' is compressed with bzip2, which isn't taken. Zip with deflate or without"
         " compression, for example with `zip -0`.",
     ),
-    "Deflate64": (
-        lambda: both("H", 9, in_central=10, in_local=8, data=good()),
-        "'a.txt' is compressed with Deflate64, which isn't taken. Zip with deflate or without"
-        " compression, for example with `zip -0`.",
-    ),
     "no entries": (lambda: b"PK\5\6" + bytes(18), "The archive holds no files."),
     "only folders": (lambda: good("a/", content=b""), "The archive holds no files."),
     "only junk": (
@@ -349,25 +380,59 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     # no zip at all
     "empty file": (lambda: b"", "The uploaded file is empty."),
-    "text": (lambda: b"hello", "The uploaded file is not a zip archive."),
-    "gzip": (
-        lambda: b"\x1f\x8b" + bytes(30),
-        "The uploaded file is a gzip file. Send the files in a zip.",
+}
+OTHER_KINDS: dict[str, tuple[bytes, str]] = {
+    "text": (
+        b"hello",
+        "The uploaded file is not a zip archive, nor a tar, a GGUF or a safetensors file.",
     ),
     "7-Zip": (
-        lambda: b"7z\xbc\xaf\x27\x1c" + bytes(30),
-        "The uploaded file is a 7-Zip file. Send the files in a zip.",
-    ),
-    "tar": (
-        lambda: bytes(257) + b"ustar" + bytes(250),
-        "The uploaded file is a tar archive. Send the files in a zip.",
+        b"7z\xbc\xaf\x27\x1c" + bytes(30),
+        "The uploaded file is a 7-Zip file. Send the files in a zip or a tar (.tar, .tar.gz,"
+        " .tar.zst).",
     ),
     "GGUF": (
-        lambda: b"GGUF" + bytes(30),
-        "The uploaded file is a GGUF file itself. Send the files in a zip.",
+        b"GGUF" + bytes(30),
+        "The uploaded file is a GGUF file. Send it by itself, as <model>.gguf, or in a zip.",
+    ),
+    "safetensors": (
+        b"\x10" + bytes(7) + b'{"a":' + bytes(30),
+        "The uploaded file is a safetensors file. Send it with its config in a zip.",
     ),
     "HTML": (
-        lambda: b"<!DOCTYPE html><html></html>",
-        "The uploaded file is an HTML or XML page. Send the files in a zip.",
+        b"\n<!DOCTYPE html><html></html>",
+        "The uploaded file is an HTML page. The download went wrong.",
+    ),
+    "XML": (b"<Error>NoSuchKey", "The uploaded file is an XML page. The download went wrong."),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "The uploaded file is a Git LFS pointer. Run `git lfs pull` and zip again.",
+    ),
+    "pickle": (
+        b"\x80\x02}q\x00",
+        "The uploaded file is a Python pickle. Save the model as safetensors, or convert it to"
+        " GGUF.",
+    ),
+    "PyTorch": (
+        good("archive/data.pkl", "archive/version", method=ZIP_STORED),
+        "The uploaded file is a PyTorch file. Save the model as safetensors, or convert it to"
+        " GGUF.",
+    ),
+    **{
+        name: (
+            start + bytes(600),
+            f"The uploaded file is {what} file. Send the files in a zip or a tar (.tar, .tar.gz,"
+            " .tar.zst).",
+        )
+        for name, start, what in (
+            ("RAR", b"Rar!\x1a\x07\x01\0", "a RAR"),
+            ("xz", b"\xfd7zXZ\0", "an xz"),
+            ("bzip2", b"BZh91AY&SY", "a bzip2"),
+            ("LZ4", b"\x04\x22\x4d\x18", "an LZ4"),
+        )
+    },
+    "gzip of something else": (
+        gzip.compress(b"GGUF" + bytes(600)),
+        "What is compressed in the uploaded file is a GGUF file, not a tar. Unpack it first.",
     ),
 }

@@ -1,69 +1,108 @@
-"""A zip on its way in: what its entries hold is unpacked, checked and hashed as its bytes pass.
+"""An upload on its way in: what its entries hold is unpacked, checked and hashed as bytes pass.
 
-So every byte is written once, in its final form. What stays of the zip itself is a sparse file:
-everything but the contents, each record at its place. Archive reads that as it reads a whole zip
+So every byte is written once, in its final form. What stays of a zip itself is a sparse file:
+everything but the contents, each record at its place. ZipArchive reads that as it reads a whole zip
 and holds what was unpacked against it; until then, nothing that was unpacked has even a name.
 """
 
-import ctypes
-import hashlib
 import os
-import queue
-import sys
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import BinaryIO, Self, cast
 
-from app.archive.content import DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
-from app.archive.zip_records import (
-    DESCRIPTOR_BYTES,
-    ENCRYPTED,
-    HAS_DESCRIPTOR,
-    LOCAL,
-    MASKED,
-    STRONG,
-    ArchiveError,
-    LocalHeader,
-    descriptor_size,
-    local_header,
-    local_header_size,
-)
+from app.archive.intake import Arrived, Buffer, CutOff, Intake, OnFile, Waiting
+from app.archive.journal import Journal, State, read_journal
+from app.archive.limits import ArchiveError, Limits
+from app.archive.reader import Archive, Entry, ZipArchive
+from app.archive.tar import is_tar, read_compressed, read_tar
+from app.archive.writing import BLOCK, HashedFile, Writer, release, sync
+from app.archive.zip_entries import read_zip
+from app.archive.zip_records import Followed
+from app.formats import magic
+from app.formats.files import ModelFile
 
-QUEUED_PIECES = 4
-UNSTATED_BYTES = 4 * 2**30
-WRITE_BACK_BYTES = 32 * 2**20
-
-_AT_WORK = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
-"""Held to hash and write a piece: more threads at it than processors would only keep requests that
-are quickly answered from their turn."""
-
-Waiting = Generator[None, None, None]
-"""Code that yields where it can't go on without more bytes."""
+CHECKPOINT_BYTES = 64 * 2**20
+SINGLE_FILES = {".gguf": magic.GGUF, ".safetensors": magic.SAFETENSORS}
 
 
 class Arrival:
-    """Takes a zip's bytes in order, and makes of them in `folder` what Archive is opened with.
+    """Takes an upload's bytes in order, and makes of them in `folder` what `archive` gives.
 
-    `path` is the sparse file, `unpacked` the contents by where in it their data would begin. From
-    where it can't be followed (it is no zip, an entry is wrong, or stored without stating its
-    size), the rest is kept in `path` as it came. `require(size)` is asked before so many bytes are
-    unpacked; what it raises, `write` raises.
+    The upload is a zip, a tar (plain, gzip or Zstandard), or one GGUF or safetensors file that
+    `filename` says it is; `write` refuses anything else by its first bytes, and an archive as soon
+    as its bytes tell that it can't be used. `require(size)` is asked before so many bytes are
+    unpacked, `on_file` looks at each file while its beginning is there; what they raise, `write`
+    raises.
+
+    With `resumable`, the upload survives its process: Arrival.resume goes on where the last
+    checkpoint was. Those happen every CHECKPOINT_BYTES and at `checkpoint`.
     """
 
-    def __init__(self, folder: Path, limits: Limits, require: Callable[[int], None]) -> None:
-        self.path = folder / "upload.zip"
-        self.unpacked: dict[int, Unpacked] = {}
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        require: Callable[[int], None],
+        *,
+        filename: str = "",
+        on_file: OnFile | None = None,
+        resumable: bool = False,
+    ) -> None:
+        self._start(folder, limits, require, filename, on_file)
+        self._raw_file = cast(BinaryIO, self._path.open("xb", buffering=0))
+        self._raw = Buffer(self._raw_file)
+        self._journal = Journal(folder, begin=True) if resumable else None
+
+    @classmethod
+    def resume(
+        cls,
+        folder: Path,
+        limits: Limits,
+        require: Callable[[int], None],
+        *,
+        filename: str = "",
+        on_file: OnFile | None = None,
+    ) -> Self:
+        """Go on with the resumable upload in `folder`, from `offset` on.
+
+        An entry that was in progress is read again, and written no second time. Nobody else may
+        work on it. Raises OSError where there is none, and what `write` raises.
+        """
+        self = cls.__new__(cls)
+        state = read_journal(folder)
+        self._start(folder, limits, require, filename, on_file)
+        self._raw_file = cast(BinaryIO, self._path.open("r+b", buffering=0))
+        self._raw = Buffer(self._raw_file)
+        self._journal = Journal(folder, begin=False)
+        try:
+            self._go_on(state)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(
+        self,
+        folder: Path,
+        limits: Limits,
+        require: Callable[[int], None],
+        filename: str,
+        on_file: OnFile | None,
+    ) -> None:
+        self._path = folder / "upload"
         self._folder = folder
         self._limits = limits
-        self._require = require
-        self._zip = self.path.open("xb", buffering=0)
-        self._writer = _Writer()
-        self._rest = b""
-        self._at = 0
+        self._filename = filename
+        self._writer = Writer()
+        self._intake = Intake(folder, limits, require, on_file or _seen, self._writer)
+        self._is_zip = False
         self._reading = self._read()
+        self._failure: BaseException | None = None
+        self._saved = State()
+        self._saved_entries = self._synced_entries = 0
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -74,169 +113,206 @@ class Arrival:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The end of the zip, unless an exception says otherwise. Raises OSError as `write`."""
-        with self._zip:
-            self._reading.close()
-            self._writer.end()
+        """The end of the upload, unless an exception says otherwise."""
+        try:
             if error is None:
-                self._writer.check()
-                self._keep(len(self._rest))
-                self._zip.truncate(self._at)
+                self.finish()
+        finally:
+            self.close()
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have been taken, on the disk or not."""
+        return self._raw.at + self._raw.left
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nobody else has gone on with the upload since the last checkpoint."""
+        return self._journal is not None and self._journal.is_current
 
     def write(self, block: bytes) -> None:
-        """Take the next bytes. Raises OSError where they can't be written."""
-        self._rest = self._rest + block if self._rest else bytes(block)
-        next(self._reading)
+        """Take the next bytes. Raises ArchiveError where they show that the upload can't be used,
+        OSError where they can't be written."""
+        self._raw.add(block)
+        self._advance()
+        if self._journal and self._raw.at - self._saved.offset >= CHECKPOINT_BYTES:
+            self._save()
 
-    def _take(self, count: int) -> bytes:
-        taken, self._rest = self._rest[:count], self._rest[count:]
-        self._at += len(taken)
-        return taken
+    def checkpoint(self) -> int:
+        """Wait until all that has come is on the disk, and return how many bytes that are."""
+        self._save()
+        self._writer.wait()
+        return self._saved.offset
 
-    def _keep(self, count: int) -> bytes:
-        """Take bytes into the sparse file."""
-        self._zip.seek(self._at)
-        taken = self._take(count)
-        write_all(self._zip, taken)
-        return taken
+    def finish(self) -> None:
+        """Say that these were all bytes. Raises as `write`; a cut-off upload is an ArchiveError.
 
-    def _need(self, count: int) -> Waiting:
-        while len(self._rest) < count:
-            yield
+        Once: an upload that was finished before its process ended stays so.
+        """
+        if not self._saved.is_finished:
+            self._raw.ended = True
+            self._advance()
+            self._writer.wait()
+            self._raw_file.truncate(self._raw.at)
+            if self._journal:
+                self._save(is_finished=True)
+                self._writer.wait()
+
+    def close(self) -> None:
+        """Close what is open; what isn't saved is lost."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._reading.close()
+        self._writer.end()
+        if self._intake.output:
+            self._intake.output.hashed.close()
+        for entry in self._intake.entries:
+            if entry.file:
+                entry.file.close()
+        self._raw_file.close()
+        if self._journal:
+            self._journal.close()
+
+    def archive(self) -> Archive:
+        """The finished upload's files. Raises ArchiveError."""
+        entries = self._intake.entries
+        if self._is_zip:
+            unpacked = {entry.data: found for entry in entries if (found := entry.unpacked)}
+            followed = [
+                Followed(entry.start, entry.end, entry.compressed_size, entry.size)
+                for entry in entries
+            ]
+            return ZipArchive(self._path, self._limits, unpacked, followed)
+        return Archive([Entry(e.name, e.size, found) for e in entries if (found := e.unpacked)])
+
+    def _advance(self) -> None:
+        if self._failure:
+            raise self._failure
+        try:
+            next(self._reading, None)
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _read(self) -> Waiting:
-        with suppress(ArchiveError):
-            while (yield from self._entry()):
-                pass
+        if self._intake.boundary:
+            beginning = self._beginning()
+        else:
+            with suppress(CutOff):
+                yield from self._raw.need(magic.BEGINNING_BYTES)
+            beginning = self._raw.peek(magic.BEGINNING_BYTES)
+        spool = self._journal is not None
+        kind = magic.recognise(beginning)
+        if kind is magic.ZIP:
+            self._is_zip = True
+            yield from read_zip(self._intake, self._raw, spool=spool)
+        elif kind in (magic.GZIP, magic.ZSTANDARD):
+            yield from read_compressed(self._intake, self._raw, kind, spool=spool)
+        elif kind is magic.TAR or (kind is None and is_tar(beginning)):
+            yield from read_tar(self._intake, self._raw, resumable=True)
+        elif kind and kind is SINGLE_FILES.get(PurePath(self._filename).suffix.lower()):
+            yield from self._read_file()
+        elif not beginning:
+            raise ArchiveError("The uploaded file is empty.")
+        elif kind:
+            advice = kind.advice[:1].upper() + kind.advice[1:]
+            raise ArchiveError(f"The uploaded file is {kind.name}. {advice}.")
+        else:
+            raise ArchiveError(
+                "The uploaded file is not a zip archive, nor a tar, a GGUF or a safetensors file."
+            )
+
+    def _read_file(self) -> Waiting:
+        """Take the upload as the one file that it is."""
+        name = self._intake.name(self._filename)
+        output = self._intake.begin(name, None, 0, is_stored=True)
         while True:
-            self._keep(len(self._rest))
-            yield
-
-    def _entry(self) -> Generator[None, None, bool]:
-        """Unpack an entry. False where none begins that can be followed to its end; raises
-        ArchiveError where one does that is wrong."""
-        yield from self._need(LOCAL.size)
-        head_size = local_header_size(self._rest[: LOCAL.size])
-        if head_size is None or len(self.unpacked) >= self._limits.entries:
-            return False
-        yield from self._need(head_size)
-        header = local_header(self._keep(head_size), "An entry")
-        with_descriptor = bool(header.flags & HAS_DESCRIPTOR)
-        stated = not with_descriptor or header.compressed_size > 0
-        if (
-            header.flags & (ENCRYPTED | STRONG | MASKED)
-            or header.method not in (STORED, DEFLATED)
-            or (header.method == STORED and not stated)
-        ):
-            return False
-        if stated and header.compressed_size == 0:
-            return True
-        content = yield from self._unpack(header, stated)
-        if with_descriptor:
-            yield from self._need(DESCRIPTOR_BYTES)
-            size = descriptor_size(self._rest, content.crc, content.compressed_size, content.size)
-            if size is None:
-                return False
-            self._keep(size)
-        return True
-
-    def _unpack(self, header: LocalHeader, stated: bool) -> Generator[None, None, Content]:
-        name = header.raw_name.decode(errors="replace")
-        if stated:
-            check_ratio(name, header.size, header.compressed_size, self._limits)
-            self._require(header.size)
-        content = Content(name, header.method, header.size if stated else sys.maxsize)
-        left = header.compressed_size if stated else sys.maxsize
-        path = self._folder / f"entry-{len(self.unpacked)}"
-        file = _File(path)
-        self.unpacked[self._at] = Unpacked(path, content, file.digest)
-        try:
-            while left and (stated or not content.ended):
-                yield from self._need(1)
-                block = self._take(left)
-                left -= len(block)
-                for piece in content.feed(block):
-                    self._writer.write(file, piece)
-                if not stated and content.size > UNSTATED_BYTES:
-                    check_ratio(name, content.size, content.compressed_size, self._limits)
-        finally:
-            self._writer.close(file)
-        if not stated:
-            self._rest, content.rest = content.rest, b""
-            self._at -= len(self._rest)
-        return content
-
-
-class _File:
-    """A file that a _Writer writes; `digest` is its sha256 once it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("xb", buffering=0)
-        self.digest = hashlib.sha256()
-        self._size = self._started = 0
-
-    def write(self, piece: bytes) -> None:
-        """Hash and write; what is written starts for the disk early, so that the sync at the end
-        finds little left to wait for."""
-        self.digest.update(piece)
-        write_all(self.file, piece)
-        self._size += len(piece)
-        if self._size - self._started >= WRITE_BACK_BYTES:
-            _start_write_back(self.file.fileno(), self._started, self._size - self._started)
-            self._started = self._size
-
-
-class _Writer:
-    """Writes and hashes on a thread of its own, while more is received and inflated."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[_File, bytes | None] | None] = queue.Queue(QUEUED_PIECES)
-        self._failure: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="arrival", daemon=True)
-        self._thread.start()
-
-    def write(self, file: _File, piece: bytes) -> None:
-        """Write `piece` some time. Raises OSError where an earlier write has failed."""
-        self.check()
-        self._queue.put((file, piece))
-
-    def close(self, file: _File) -> None:
-        """Close `file` once all of it is written."""
-        self._queue.put((file, None))
-
-    def check(self) -> None:
-        """Raise what a write has raised."""
-        if self._failure is not None:
-            raise self._failure
-
-    def end(self) -> None:
-        """Wait for all that was asked for."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            file, piece = item
+            output.write(self._raw.take(self._raw.left))
             try:
-                if piece is None:
-                    file.file.close()
-                elif self._failure is None:
-                    with _AT_WORK:
-                        file.write(piece)
-            except OSError as error:
-                self._failure = error
+                yield from self._raw.need(1)
+            except CutOff:
+                break
+        size = self._raw.at
+        self._intake.done(
+            Arrived(name, name, size, end=size, compressed_size=size, file=output.end()), size
+        )
+
+    def _save(self, *, is_finished: bool = False) -> None:
+        """Have the state saved once all that was asked for before is done."""
+        assert self._journal is not None
+        intake, output = self._intake, self._intake.output
+        new = intake.entries[self._saved_entries :]
+        written = [
+            entry.file.path for entry in intake.entries[self._synced_entries :] if entry.file
+        ]
+        self._synced_entries = len(intake.entries)
+        entries = new if intake.boundary or is_finished else []
+        self._saved_entries += len(entries)
+        state = State(
+            offset=self._raw.keep_rest(),
+            boundary=intake.boundary,
+            files=intake.files,
+            size=output.size if output else None,
+            hole=output.data if output and output.is_stored else None,
+            is_finished=is_finished,
+            entries=entries,
+        )
+        self._writer.submit(self._sync, state, written, output.hashed if output else None)
+        self._saved = state
+
+    def _sync(self, state: State, written: list[Path], file: HashedFile | None) -> None:
+        assert self._journal is not None
+        for path in written:
+            sync(path)
+        if file:
+            file.sync()
+        os.fdatasync(self._raw_file.fileno())
+        sync(self._folder)
+        self._journal.add(state)
+        for entry in state.entries if self._is_zip else ():
+            release(self._raw_file.fileno(), entry.data, entry.compressed_size)
+
+    def _go_on(self, state: State) -> None:
+        intake, raw = self._intake, self._raw
+        for path in self._folder.glob("entry-*"):
+            if int(path.name.removeprefix("entry-")) >= state.files:
+                path.unlink()
+        if state.size is not None:
+            os.truncate(self._folder / f"entry-{state.files - 1}", state.size)
+        self._raw_file.truncate(state.offset)
+        self._is_zip = magic.recognise(self._beginning()) is magic.ZIP
+        for entry in state.entries:
+            intake.restore(entry)
+        self._saved, self._saved_entries = state, len(intake.entries)
+        self._synced_entries = self._saved_entries
+        for number in range(intake.files, state.files):
+            intake.kept[number] = (self._folder / f"entry-{number}").stat().st_size
+        raw.at, raw.kept = state.offset if state.is_finished else state.boundary, state.offset
+        for block in () if state.is_finished else self._arrived(state):
+            raw.add(block)
+            self._advance()
+        if self.offset != state.offset:
+            raise ArchiveError("What has arrived of this upload is damaged. Start it again.")
+
+    def _arrived(self, state: State) -> Iterator[bytes]:
+        """The bytes of the upload from the state's boundary to its offset."""
+        end = state.offset if state.hole is None else state.hole
+        yield from _blocks(self._path, state.boundary, end)
+        if state.hole is not None:
+            yield from _blocks(self._folder / f"entry-{state.files - 1}", 0, state.size or 0)
+
+    def _beginning(self) -> bytes:
+        return os.pread(self._raw_file.fileno(), magic.BEGINNING_BYTES, 0)
 
 
-def _start_write_back(descriptor: int, offset: int, size: int) -> None:
-    """Have the kernel begin to write that range to the disk. Source: sync_file_range(2)."""
-    begin_only = 2
-    ctypes.CDLL(None).sync_file_range(
-        descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), begin_only
-    )
+def _seen(file: ModelFile) -> bool:
+    return True
 
 
-def write_all(file: Any, block: bytes) -> None:
-    """Write a whole block to an unbuffered file."""
-    view = memoryview(block)
-    while view:
-        view = view[file.write(view) :]
+def _blocks(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while start < end and (block := file.read(min(BLOCK, end - start))):
+            start += len(block)
+            yield block

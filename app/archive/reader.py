@@ -1,68 +1,50 @@
-"""Zip files from strangers: checked whole before anything is extracted, counted while it is."""
+"""Archives from strangers: checked whole before anything is used, counted while it is."""
 
 import hashlib
 import io
 import os
-import re
 import stat
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.archive.content import BLOCK, DEFLATED, STORED, Content, Limits, Unpacked, check_ratio
-from app.archive.zip_records import ArchiveError, Record, RecordReader
+from app.archive.content import BLOCK, STORED, Content, Unpacked, check_method
+from app.archive.limits import ArchiveError, Limits, check_ratio
+from app.archive.names import Names, is_junk, without_common_folder
+from app.archive.zip_records import Followed, Record, RecordReader
 
-__all__ = ["Archive", "ArchiveError", "Entry", "Limits"]
-
-_METHODS = {1: "shrink", 6: "implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA"} | {
-    **{20: "Zstandard", 93: "Zstandard", 95: "xz", 98: "PPMd", 99: "AES encryption"}
-}
-_JUNK_FOLDERS = ("__MACOSX",)
-_JUNK_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", ".model-handler.json")
-_DRIVE = re.compile(r"[A-Za-z]:")
+__all__ = ["Archive", "ArchiveError", "Entry", "Limits", "ZipArchive"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the archive; `name` is its path below the model's folder, safe to join."""
+    """A file in the archive; `name` is its path below the model's folder, safe to join, `size` in
+    bytes. `unpacked` is its content, where that was unpacked when it arrived."""
 
     name: str
     size: int
-    record: Record
+    unpacked: Unpacked | None = None
+    record: Record | None = None
 
 
 class Archive:
-    """A zip file on disk, open for reading.
+    """The files of an archive.
 
-    Opening it raises ArchiveError unless everything that can be known without decompressing is
-    right. `entries` are its files, without what operating systems add and without the one folder
-    that they may all be in. `total_size` is the sum of their sizes in bytes. `unpacked` are the
-    contents that aren't in the file any more, by where in it their data would begin.
+    `entries` are its files, without what operating systems add and without the one folder that they
+    may all be in. `total_size` is the sum of their sizes in bytes.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        limits: Limits | None = None,
-        unpacked: Mapping[int, Unpacked] | None = None,
-    ) -> None:
-        self._unpacked = unpacked or {}
-        self._descriptor = os.open(path, os.O_RDONLY)
-        try:
-            limits = limits or Limits()
-            records = RecordReader(self._descriptor).records(limits.entries)
-            _check_names(records, limits)
-            for record in records:
-                _check_content(record, limits)
-                if unpacked_here := self._unpacked.get(record.data):
-                    unpacked_here.content.check(record)
-            self.entries = _entries(records)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        """Raises ArchiveError where there are no files."""
+        files = [entry for entry in entries if not is_junk(entry.name)]
+        if not files:
+            raise ArchiveError("The archive holds no files.")
+        names = without_common_folder([entry.name for entry in files])
+        self.entries = tuple(
+            replace(entry, name=name) for entry, name in zip(files, names, strict=True)
+        )
         self.total_size = sum(entry.size for entry in self.entries)
 
     def __enter__(self) -> Self:
@@ -77,12 +59,11 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close what is open."""
 
     def unpacked(self, entry: Entry) -> Unpacked | None:
         """The entry's content, where it was unpacked when it arrived."""
-        return self._unpacked.get(entry.record.data)
+        return entry.unpacked
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """The entry's content in pieces of at most BLOCK bytes. Entries can be read at once.
@@ -90,15 +71,14 @@ class Archive:
         Raises ArchiveError as soon as there is more than its size, and at the end where there is
         less, or the checksum differs. Not for an entry that is unpacked.
         """
-        content = Content(entry.name, entry.record.method, entry.size)
-        for block in self._compressed(entry.record):
-            yield from content.feed(block)
-        content.check(entry.record)
+        if entry.size:
+            raise ValueError("The entry is unpacked.")
+        return iter(())
 
     def digest(self, entry: Entry) -> str:
         """The sha256 (hex) of the entry's content; raises as `chunks`."""
-        if unpacked := self.unpacked(entry):
-            return unpacked.sha256
+        if entry.unpacked:
+            return entry.unpacked.sha256
         digest = hashlib.sha256()
         for piece in self.chunks(entry):
             digest.update(piece)
@@ -106,9 +86,58 @@ class Archive:
 
     def open(self, entry: Entry) -> io.BufferedReader:
         """The entry's content as a stream that is read forward; all of it need not be read."""
-        if unpacked := self.unpacked(entry):
-            return unpacked.path.open("rb")
+        if entry.unpacked:
+            return entry.unpacked.path.open("rb")
         return io.BufferedReader(_Stream(self.chunks(entry)), 2**16)
+
+
+class ZipArchive(Archive):
+    """A zip file on disk, open for reading.
+
+    Opening it raises ArchiveError unless everything that can be known without decompressing is
+    right. `unpacked` are the contents that aren't in the file any more, by where in it their data
+    would begin; `followed` the entries whose real sizes are known.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits | None = None,
+        unpacked: Mapping[int, Unpacked] | None = None,
+        followed: Sequence[Followed] = (),
+    ) -> None:
+        unpacked = unpacked or {}
+        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            limits = limits or Limits()
+            names = Names(limits)
+            entries = []
+            size = compressed_size = 0
+            for record in RecordReader(self._descriptor, followed).records(limits):
+                here = unpacked.get(record.data)
+                record = replace(record, name=names.add(record.name))
+                _check_record(record, limits)
+                if here:
+                    _check_unpacked(record, here)
+                size += record.size
+                compressed_size += record.compressed_size
+                if not record.name.endswith("/"):
+                    entries.append(Entry(record.name, record.size, here, record))
+            check_ratio("The archive", size, compressed_size, limits)
+            super().__init__(entries)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        assert entry.record is not None
+        content = Content(entry.name, entry.record.method, entry.size)
+        for block in self._compressed(entry.record):
+            yield from content.feed(block)
+        content.check(entry.record)
 
     def _compressed(self, record: Record) -> Iterator[bytes]:
         at, end = record.data, record.data + record.compressed_size
@@ -138,7 +167,7 @@ class _Stream(io.RawIOBase):
         return count
 
 
-def _check_content(record: Record, limits: Limits) -> None:
+def _check_record(record: Record, limits: Limits) -> None:
     kind = stat.S_IFMT(record.mode)
     is_folder = record.name.endswith("/")
     if kind == stat.S_IFIFO:
@@ -146,105 +175,24 @@ def _check_content(record: Record, limits: Limits) -> None:
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         what = {stat.S_IFLNK: "a symbolic link"}.get(kind, "a device or another special file")
         raise ArchiveError(f"{record.name!r} is {what}. Zip only files and folders.")
-    if record.mode & (stat.S_ISUID | stat.S_ISGID):
+    if not is_folder and record.mode & (stat.S_ISUID | stat.S_ISGID):
         raise ArchiveError(f"{record.name!r} has a setuid or setgid bit. Zip it without.")
     if kind and (kind == stat.S_IFDIR) != is_folder:
         raise ArchiveError(f"{record.name!r} is a file and a folder at once. Zip it again.")
     if is_folder and record.size:
         raise ArchiveError(f"{record.name!r} is a folder with content. Zip it again.")
-    if record.method not in (STORED, DEFLATED):
-        method = _METHODS.get(record.method, f"method {record.method}")
-        raise ArchiveError(
-            f"{record.name!r} is compressed with {method}, which isn't taken."
-            " Zip with deflate or without compression, for example with `zip -0`."
-        )
+    check_method(record.name, record.method)
     if record.method == STORED and record.compressed_size != record.size:
         raise ArchiveError(f"{record.name!r} has two sizes in the archive. Zip it again.")
-    check_ratio(record.name, record.size, record.compressed_size, limits)
+    check_ratio(repr(record.name), record.size, record.compressed_size, limits)
 
 
-@dataclass
-class _Name:
-    """A name in a folder of the archive: as it is spelled, and what is below it (None: a file)."""
-
-    spelling: str
-    below: dict[str, "_Name"] | None
-    stated: bool = False
-
-
-def _check_names(records: Sequence[Record], limits: Limits) -> None:
-    """Every name by itself, and against the others as any filesystem would compare them."""
-    root: dict[str, _Name] = {}
-    for record in records:
-        *parents, last = _parts(record.name, limits)
-        folder = root
-        for part in parents:
-            below = _enter(folder, part, record, is_file=False).below
-            assert below is not None
-            folder = below
-        name = _enter(folder, last, record, is_file=not record.name.endswith("/"))
-        if name.stated:
-            raise ArchiveError(f"{record.name!r} is in the archive twice. Zip it again.")
-        name.stated = True
-
-
-def _enter(folder: dict[str, _Name], part: str, record: Record, *, is_file: bool) -> _Name:
-    key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", part).casefold())
-    name = folder.setdefault(key, _Name(part, None if is_file else {}))
-    if name.spelling != part:
+def _check_unpacked(record: Record, unpacked: Unpacked) -> None:
+    """Raise ArchiveError unless what was unpacked is what the central directory says."""
+    if unpacked.size != record.size:
+        more = "larger" if unpacked.size > record.size else "smaller"
+        raise ArchiveError(f"{record.name!r} is {more} than the archive says. Zip it again.")
+    if (unpacked.crc, unpacked.compressed_size) != (record.crc, record.compressed_size):
         raise ArchiveError(
-            f"{record.name!r} differs from another name of the archive only in case or in how its"
-            " letters are coded. Rename one of them."
+            f"{record.name!r} is damaged: its checksum doesn't agree. Zip and upload it again."
         )
-    if (name.below is None) != is_file:
-        raise ArchiveError(f"{record.name!r} is a file and a folder at once. Rename one of them.")
-    return name
-
-
-def _parts(name: str, limits: Limits) -> list[str]:
-    """The components of an entry's name. Raises ArchiveError for one that could go astray."""
-    if "\\" in name:
-        problem = "has a backslash; zip with a tool that writes /"
-    elif any(unicodedata.category(char) == "Cc" for char in name):
-        problem = "has a control character"
-    elif name.startswith("/") or _DRIVE.match(name):
-        problem = "is an absolute path"
-    else:
-        parts = name.removesuffix("/").split("/")
-        if ".." in parts:
-            problem = "points out of its folder"
-        elif "" in parts or "." in parts:
-            problem = "has an empty part"
-        elif len(parts) > limits.depth:
-            problem = f"is more than {limits.depth} folders deep"
-        elif (
-            len(name.encode()) > limits.name_bytes
-            or max(len(part.encode()) for part in parts) > limits.component_bytes
-        ):
-            problem = f"is longer than {limits.component_bytes} bytes"
-            name = name[:40] + "..."
-        else:
-            return parts
-    raise ArchiveError(f"The name {name!r} in the archive {problem}.")
-
-
-def _entries(records: Sequence[Record]) -> tuple[Entry, ...]:
-    files = [
-        record
-        for record in records
-        if not record.name.endswith("/") and not _is_junk(record.name.split("/"))
-    ]
-    if not files:
-        raise ArchiveError("The archive holds no files.")
-    tops = {record.name.partition("/")[0] for record in files}
-    nested = all("/" in record.name for record in files)
-    strip = len(tops.pop()) + 1 if nested and len(tops) == 1 else 0
-    return tuple(Entry(record.name[strip:], record.size, record) for record in files)
-
-
-def _is_junk(parts: Sequence[str]) -> bool:
-    return (
-        any(part in _JUNK_FOLDERS for part in parts)
-        or parts[-1] in _JUNK_FILES
-        or parts[-1].startswith("._")
-    )

@@ -7,8 +7,11 @@ known to differ, only what all of them read alike is accepted.
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from app.archive.limits import ArchiveError, Limits, check_count
+from app.archive.names import readable
 
 END = struct.Struct("<4s4H2LH")  # 4.3.16
 LOCATOR64 = struct.Struct("<4sLQL")  # 4.3.15
@@ -20,26 +23,12 @@ CENTRAL_MARK, LOCAL_MARK, DESCRIPTOR_MARK = b"PK\1\2", b"PK\3\4", b"PK\7\x08"
 
 ENCRYPTED, HAS_DESCRIPTOR, STRONG, UTF8, MASKED = 1, 8, 64, 2048, 8192
 ZIP64_EXTRA, UNICODE_PATH_EXTRA = 0x0001, 0x7075
-MADE_ON_UNIX = (3, 19)
 LIMIT16, LIMIT32 = 0xFFFF, 0xFFFFFFFF
+WRAP = 2**32
+"""What macOS's Finder takes sizes and offsets modulo, instead of using zip64."""
+
 COMMENT_BYTES = 65_535
 DESCRIPTOR_BYTES = 24
-
-_OTHER_FORMATS = (
-    (b"\x1f\x8b", "a gzip file"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip file"),
-    (b"Rar!", "a RAR file"),
-    (b"\xfd7zXZ", "an xz file"),
-    (b"BZh", "a bzip2 file"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
-    (b"GGUF", "a GGUF file itself"),
-    (b"version https://git-lfs", "a Git LFS pointer"),
-    (b"<", "an HTML or XML page"),
-)
-
-
-class ArchiveError(ValueError):
-    """The archive can't be used; the message says which entry and why."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,7 @@ class Record:
 
     raw_name: bytes
     name: str
+    flags: int
     mode: int
     method: int
     crc: int
@@ -63,6 +53,16 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Followed:
+    """An entry as it was followed when it arrived, its sizes in bytes as they really were."""
+
+    start: int
+    end: int
+    compressed_size: int
+    size: int
+
+
+@dataclass(frozen=True)
 class _End:
     entries: int
     size: int
@@ -70,25 +70,27 @@ class _End:
 
 
 class RecordReader:
-    """Reads the records of the zip file that `descriptor` is open on. Never moves its position."""
+    """Reads the records of the zip file that `descriptor` is open on. Never moves its position.
 
-    def __init__(self, descriptor: int) -> None:
+    `followed` are the entries that were followed when the file arrived, in its order. They tell
+    what the sizes are where the archive gives them modulo WRAP.
+    """
+
+    def __init__(self, descriptor: int, followed: Sequence[Followed] = ()) -> None:
         self._descriptor = descriptor
+        self._followed = followed
         self._size = os.fstat(descriptor).st_size
+        self._wrapped = False
 
-    def records(self, most: int) -> list[Record]:
+    def records(self, limits: Limits) -> list[Record]:
         """Every entry, in the order of the file. Raises ArchiveError.
 
         What is said twice must agree, and from its first byte to its last the file must be made of
-        the entries, the central directory and the end records, each in its one place. More than
-        `most` entries are refused before any is read.
+        the entries, the central directory and the end records, each in its one place. Too many
+        entries are refused before any is read.
         """
         end = self._end()
-        if end.entries > most:
-            raise ArchiveError(
-                f"The archive has {end.entries} entries; at most {most} are taken."
-                " Zip only the model's files."
-            )
+        check_count(end.entries, limits)
         records = sorted(self._central(end), key=lambda record: record.start)
         at = 0
         for record in records:
@@ -130,6 +132,8 @@ class RecordReader:
                         raise ArchiveError("The archive's two end records disagree. Zip it again.")
             elif LIMIT16 in (here, total) or LIMIT32 in (size, offset):
                 raise ArchiveError("The archive's zip64 end record is missing. Zip it again.")
+            elif self._size > WRAP and (position - size - offset) % WRAP == 0:
+                self._wrapped, offset = offset != position - size, position - size
         if (disk, first_disk) not in ((0, 0), (LIMIT16, LIMIT16)) or here != total:
             raise ArchiveError("The archive is one part of several. Zip the files as one archive.")
         if offset + size != directory_end:
@@ -151,14 +155,8 @@ class RecordReader:
             at = tail.rfind(END_MARK, 0, at)
         if END_MARK in tail:
             raise ArchiveError("The archive has other data after its end. Zip the files again.")
-        start = self._read(min(self._size, 264), 0)
-        if start.startswith((LOCAL_MARK, DESCRIPTOR_MARK)):
+        if self._read(min(self._size, 4), 0) in (LOCAL_MARK, DESCRIPTOR_MARK):
             raise ArchiveError("The archive is cut off: its end is missing. Upload it again.")
-        for beginning, what in _OTHER_FORMATS:
-            if start.startswith(beginning):
-                raise ArchiveError(f"The uploaded file is {what}. Send the files in a zip.")
-        if start[257:262] == b"ustar":
-            raise ArchiveError("The uploaded file is a tar archive. Send the files in a zip.")
         raise ArchiveError("The uploaded file is not a zip archive.")
 
     def _end64(self, locator_at: int) -> tuple[tuple[int, int, int, int], int]:
@@ -171,68 +169,78 @@ class RecordReader:
         mark, size, _, _, disk, first_disk, *wide = record
         if mark != END64_MARK or at + 12 + size != locator_at or disk or first_disk:
             raise ArchiveError("The archive's zip64 locator points to a wrong place.")
+        if size != END64.size - 12:
+            raise ArchiveError("The archive has other data in its zip64 end record. Zip it again.")
         return (wide[0], wide[1], wide[2], wide[3]), at
 
     def _central(self, end: _End) -> Iterator[Record]:
         at, stop = end.offset, end.offset + end.size
-        for _ in range(end.entries):
+        for number in range(end.entries):
             if at + CENTRAL.size > stop:
                 raise ArchiveError("The archive's central directory lacks entries. Zip it again.")
             fields = CENTRAL.unpack(self._read(CENTRAL.size, at))
-            mark, _, host, _, _, flags, method, _, _, crc, compressed, size, *rest = fields
+            mark, _, _, _, _, flags, method, _, _, crc, compressed, size, *rest = fields
             name_size, extra_size, comment_size, disk, _, attributes, start = rest
             if mark != CENTRAL_MARK:
                 raise ArchiveError("The archive's central directory is damaged. Zip it again.")
             raw = self._read(name_size, at + CENTRAL.size)
             extra = self._read(extra_size, at + CENTRAL.size + name_size)
-            name = _decoded(raw, flags, host, extra)
-            wide = _extras(extra, name).get(ZIP64_EXTRA, b"")
-            size, wide = _widened(size, wide, name)
-            compressed, wide = _widened(compressed, wide, name)
-            start, _ = _widened(start, wide, name)
+            name = _decoded(raw, flags, extra)
+            wide = _extras(extra, name).get(ZIP64_EXTRA)
+            size, compressed, start = _widened(wide, name, size, compressed, start)
             if disk not in (0, LIMIT16):
                 raise ArchiveError(f"{name!r} is in another part of the archive.")
-            if flags & (ENCRYPTED | STRONG | MASKED):
-                raise ArchiveError(f"{name!r} is encrypted. Zip it without a password.")
-            data, entry_end = self._local(
-                (raw, flags, method, crc, compressed, size), name, start, end.offset
+            if self._wrapped:
+                size, compressed, start = self._unwrapped(number, size, compressed, start)
+            record = Record(
+                *(raw, name, flags, attributes >> 16, method, crc, compressed, size),
+                *(start, 0, 0),
             )
-            yield Record(
-                *(raw, name, attributes >> 16, method, crc, compressed, size),
-                *(start, data, entry_end),
-            )
+            check_flags(name, flags)
+            data, entry_end = self._local(record, end.offset)
+            yield replace(record, data=data, end=entry_end)
             at += CENTRAL.size + name_size + extra_size + comment_size
         if at != stop:
             raise ArchiveError("The archive's central directory has more than its entries.")
 
-    def _local(
-        self,
-        central: tuple[bytes, int, int, int, int, int],
-        name: str,
-        start: int,
-        directory: int,
-    ) -> tuple[int, int]:
+    def _unwrapped(self, number: int, *said: int) -> tuple[int, int, int]:
+        """Size, compressed size and start of an entry that are only said modulo WRAP."""
+        if number < len(self._followed):
+            entry = self._followed[number]
+            true = (entry.size, entry.compressed_size, entry.start)
+            if all((one - other) % WRAP == 0 for one, other in zip(true, said, strict=True)):
+                return true
+        raise ArchiveError(
+            "The archive is larger than 4 GB and says its sizes too small, as macOS's Finder does;"
+            " they can't all be told from its bytes. In Terminal, make it with"
+            " `zip -r model.zip model` or `tar -cf model.tar model`."
+        )
+
+    def _local(self, record: Record, directory: int) -> tuple[int, int]:
         """Where an entry's data begins and the entry ends, its local header agreeing."""
-        raw, flags, method, crc, compressed, size = central
-        head_size = local_header_size(self._read(LOCAL.size, start))
-        if head_size is None:
+        name, right = record.name, (record.crc, record.compressed_size, record.size)
+        beginning = self._read(LOCAL.size, record.start)
+        if not beginning.startswith(LOCAL_MARK):
             raise _disagreement(name)
-        header = local_header(self._read(head_size, start), name)
+        head_size = local_header_size(beginning)
+        header = local_header(self._read(head_size, record.start), name)
         compared = ENCRYPTED | STRONG | UTF8 | MASKED | HAS_DESCRIPTOR
-        if header.raw_name != raw or (header.flags ^ flags) & compared or header.method != method:
+        if (
+            (header.raw_name, header.name) != (record.raw_name, name)
+            or (header.flags ^ record.flags) & compared
+            or header.method != record.method
+        ):
             raise _disagreement(name)
-        data = start + head_size
-        stated, right = (header.crc, header.compressed_size, header.size), (crc, compressed, size)
-        end = data + compressed
-        if flags & HAS_DESCRIPTOR:
+        data = record.start + head_size
+        stated = (header.crc, header.compressed_size, header.size)
+        end = data + record.compressed_size
+        if record.flags & HAS_DESCRIPTOR:
             if any(here not in (0, there) for here, there in zip(stated, right, strict=True)):
                 raise _disagreement(name)
-            found = os.pread(self._descriptor, DESCRIPTOR_BYTES, end)
-            descriptor = descriptor_size(found[: max(0, directory - end)], *right)
+            found = os.pread(self._descriptor, DESCRIPTOR_BYTES, end)[: max(0, directory - end)]
+            descriptor = descriptor_size(found, *right, wrapped=self._wrapped)
             if descriptor is None:
-                raise ArchiveError(
-                    f"{name!r} has no data descriptor that agrees with it. Zip it again."
-                )
+                raise no_descriptor(name)
             end += descriptor
         elif stated != right:
             raise _disagreement(name)
@@ -246,6 +254,7 @@ class LocalHeader:
     """What stands before an entry's data (4.3.7); with a data descriptor, sizes may be 0."""
 
     raw_name: bytes
+    name: str
     flags: int
     method: int
     crc: int
@@ -253,75 +262,104 @@ class LocalHeader:
     size: int
 
 
-def local_header_size(beginning: bytes) -> int | None:
-    """The bytes of the local header that begins with these LOCAL.size bytes; None if none does."""
-    mark, *_, name_size, extra_size = LOCAL.unpack(beginning)
-    return LOCAL.size + name_size + extra_size if mark == LOCAL_MARK else None
+def local_header_size(beginning: bytes) -> int:
+    """The bytes of the local header that begins with these LOCAL.size bytes."""
+    *_, name_size, extra_size = LOCAL.unpack(beginning)
+    return LOCAL.size + int(name_size) + int(extra_size)
 
 
-def local_header(head: bytes, name: str) -> LocalHeader:
-    """The local header in `head`, which is all of it; errors (ArchiveError) speak of `name`."""
+def local_header(head: bytes, name: str | None = None) -> LocalHeader:
+    """The local header in `head`, which is all of it; errors (ArchiveError) speak of `name`, if it
+    is known already."""
     _, _, flags, method, _, _, crc, compressed, size, name_size, _ = LOCAL.unpack_from(head)
-    extra = head[LOCAL.size + name_size :]
-    wide = _extras(extra, name).get(ZIP64_EXTRA, b"")
-    if LIMIT32 in (size, compressed):
-        size, wide = _widened(size, wide, name)
-        compressed, _ = _widened(compressed, wide, name)
     raw_name = head[LOCAL.size : LOCAL.size + name_size]
-    return LocalHeader(raw_name, flags, method, crc, compressed, size)
+    extra = head[LOCAL.size + name_size :]
+    own_name = _decoded(raw_name, flags, extra)
+    wide = _extras(extra, name or own_name).get(ZIP64_EXTRA)
+    size, compressed = _widened(wide, name or own_name, size, compressed)
+    return LocalHeader(raw_name, own_name, flags, method, crc, compressed, size)
 
 
-def descriptor_size(found: bytes, crc: int, compressed_size: int, size: int) -> int | None:
+def check_flags(name: str, flags: int) -> None:
+    """Raise ArchiveError for an entry that is encrypted (4.4.4)."""
+    if flags & (ENCRYPTED | STRONG | MASKED):
+        raise ArchiveError(f"{name!r} is encrypted. Zip it without a password.")
+
+
+def descriptor_size(
+    found: bytes, crc: int, compressed_size: int, size: int, *, wrapped: bool
+) -> int | None:
     """The bytes of the data descriptor (4.3.9) that `found` begins with: marked or not, with 4- or
-    8-byte sizes.
+    8-byte sizes, which may be `wrapped`.
 
     The longest form that says what is right is taken; None where none does.
     """
+    is_wide = max(compressed_size, size) >= WRAP
     for mark in (DESCRIPTOR_MARK, b""):
-        for form in ("<LQQ", "<LLL"):
-            if form == "<LLL" and max(compressed_size, size) > LIMIT32:
-                continue
-            descriptor = mark + struct.pack(form, crc, compressed_size, size)
-            if found.startswith(descriptor):
-                return len(descriptor)
+        forms = [struct.pack("<LQQ", crc, compressed_size, size)]
+        if wrapped or not is_wide:
+            forms.append(struct.pack("<LLL", crc, compressed_size % WRAP, size % WRAP))
+        for form in forms:
+            if found.startswith(mark + form):
+                return len(mark + form)
     return None
+
+
+def no_descriptor(name: str) -> ArchiveError:
+    """What to raise where descriptor_size finds none."""
+    return ArchiveError(f"{name!r} has no data descriptor that agrees with it. Zip it again.")
 
 
 def _disagreement(name: str) -> ArchiveError:
     return ArchiveError(f"{name!r} is described in two ways by the archive. Zip the files again.")
 
 
-def _decoded(raw: bytes, flags: int, host: int, extra: bytes) -> str:
-    """The entry's name (4.4.17, appendix D); names from Unix are UTF-8 where they can be."""
+def _decoded(raw: bytes, flags: int, extra: bytes) -> str:
+    """The entry's name (4.4.17, appendix D)."""
     unicode_path = _extras(extra, repr(raw)).get(UNICODE_PATH_EXTRA, b"")
     if unicode_path[:1] == b"\1" and unicode_path[1:5] == struct.pack("<L", zlib.crc32(raw)):
         raw, flags = unicode_path[5:], flags | UTF8
+    if not flags & UTF8:
+        return readable(raw)
     try:
-        if flags & UTF8 or host in MADE_ON_UNIX:
-            return raw.decode()
+        return raw.decode()
     except UnicodeDecodeError:
-        if flags & UTF8:
-            raise ArchiveError(f"{raw!r} in the archive isn't a name in UTF-8.") from None
-    return raw.decode("cp437")
+        raise ArchiveError(f"{raw[:100]!r} in the archive isn't a name in UTF-8.") from None
 
 
 def _extras(extra: bytes, name: str) -> dict[int, bytes]:
-    """The extra fields by their number (4.5)."""
+    """The extra fields by their number (4.5); of those that matter here there can be one each."""
     fields: dict[int, bytes] = {}
     at = 0
-    while at + 4 <= len(extra):
-        number, size = struct.unpack_from("<HH", extra, at)
-        if at + 4 + size > len(extra) or (number in fields and number == ZIP64_EXTRA):
+    while at < len(extra):
+        number, size = struct.unpack("<HH", extra[at : at + 4].ljust(4, b"\xff"))
+        repeated = number in fields and number in (ZIP64_EXTRA, UNICODE_PATH_EXTRA)
+        if at + 4 + size > len(extra) or repeated:
             raise ArchiveError(f"{name} has damaged extra fields in the archive. Zip it again.")
         fields[number] = extra[at + 4 : at + 4 + size]
         at += 4 + size
     return fields
 
 
-def _widened(value: int, wide: bytes, name: str) -> tuple[int, bytes]:
-    """A 32-bit value, or the next 64-bit one where it only says that it is too small (4.5.3)."""
-    if value != LIMIT32:
-        return value, wide
-    if len(wide) < 8:
-        raise ArchiveError(f"{name!r} lacks its zip64 sizes. Zip the files again.")
-    return struct.unpack_from("<Q", wide)[0], wide[8:]
+def _widened(wide: bytes | None, name: str, *values: int) -> list[int]:
+    """32-bit values, with the next 64-bit one of the zip64 extra field `wide` for each that only
+    says that it is too small (4.5.3).
+
+    Some writers give all values there. That is right only where it is the same, however it is read.
+    """
+    if wide is None:
+        if LIMIT32 in values:
+            raise ArchiveError(f"{name!r} lacks its zip64 sizes. Zip the files again.")
+        return list(values)
+    result, at = [], 0
+    for value in values:
+        if value == LIMIT32:
+            if len(wide) < at + 8:
+                raise ArchiveError(f"{name!r} lacks its zip64 sizes. Zip the files again.")
+            value = struct.unpack_from("<Q", wide, at)[0]
+            at += 8
+        result.append(value)
+    whole = struct.pack(f"<{len(result)}QL", *result, 0)
+    if at < len(wide) and not whole.startswith(wide):
+        raise ArchiveError(f"{name!r} has two sizes in the archive. Zip it again.")
+    return result

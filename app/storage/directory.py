@@ -20,8 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.archive.arrival import Arrival, write_all
+from app.archive.arrival import Arrival
+from app.archive.intake import OnFile
 from app.archive.reader import Archive, Entry, Limits
+from app.archive.writing import write_all
 from app.progress import Report
 from app.storage.model import Model, StoredFile, digest_holds, write_manifest
 
@@ -249,15 +251,17 @@ class Staging:
         """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
         self._held.enter_context(self._storage.hold(name, self._task))
 
-    def receive(self) -> Arrival:
-        """What takes the upload's bytes, and unpacks them as they come."""
-        self._arrival = Arrival(self.folder, self._storage.limits, self._require)
+    def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:
+        """What takes the upload's bytes, and unpacks them as they come; see Arrival."""
+        self._arrival = Arrival(
+            *(self.folder, self._storage.limits, self._require), filename=filename, on_file=on_file
+        )
         return self._arrival
 
     def archive(self) -> Archive:
         """The upload, once it is here whole. Raises ArchiveError."""
         assert self._arrival is not None
-        archive = Archive(self._arrival.path, self._storage.limits, self._arrival.unpacked)
+        archive = self._arrival.archive()
         try:
             waiting = (entry.size for entry in archive.entries if not archive.unpacked(entry))
             self._require(sum(waiting))

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from app.archive.headers import header_is_known
 from app.metrics import RECEIVED_BYTES, phase
 from app.planning.options import BadRequest
 from app.service.work import Upload
@@ -48,7 +49,7 @@ def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
     """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
     _check_size(storage)
     upload = _begin(staging, filename)
-    _take("raw", staging, iter(partial(request.stream.read, BLOCK), b""))
+    _take("raw", upload, iter(partial(request.stream.read, BLOCK), b""))
     return upload
 
 
@@ -68,7 +69,7 @@ def _read_form(staging: Staging) -> tuple[Upload, Mapping[str, str]]:
         if not part.filename:
             raise BadRequest("No file was chosen. Send a zip in the field 'Model'.")
         upload, upload_field = _begin(staging, part.filename), part.name
-        _take("form", staging, part.content)
+        _take("form", upload, part.content)
     if upload is None:
         raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
     if upload_field not in FILE_FIELDS:
@@ -82,8 +83,9 @@ def _begin(staging: Staging, filename: str) -> Upload:
     return upload
 
 
-def _take(way: str, staging: Staging, pieces: Iterable[bytes]) -> None:
-    with phase("receive"), staging.receive() as arrival:
+def _take(way: str, upload: Upload, pieces: Iterable[bytes]) -> None:
+    receive = partial(upload.staging.receive, upload.filename, header_is_known)
+    with phase("receive"), receive() as arrival:
         for piece in pieces:
             arrival.write(piece)
             RECEIVED_BYTES.labels(way).inc(len(piece))
