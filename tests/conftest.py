@@ -109,8 +109,9 @@ class SharedService:
     def use(self, models_dir: Path) -> None:
         """Prepare `models_dir` as a start does, and work there from now on."""
         create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": self._ollama})
-        self._link.unlink(missing_ok=True)
-        self._link.symlink_to(models_dir)
+        link = self._link.with_name("next")
+        link.symlink_to(models_dir)
+        link.replace(self._link)
 
 
 @pytest.fixture(scope="session")
