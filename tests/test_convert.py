@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from app.weights import quants
 from app.weights.convert import read_safetensors
+from app.weights.model import Value
 from app.weights.write import write_gguf
+from tests.oracles import logprobs
 from tests.oracles.folders import write_folder
 
 FIXTURES = Path(__file__).parent / "oracles" / "fixtures"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.json"))
+VOCABULARY = 96
+LARGEST_DIFFERENCE = 1e-3
 TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
 
 
@@ -35,6 +40,19 @@ def folder_of(case: str, place: Path) -> dict[str, Path]:
         recorded["shards"],
     )
     return {path.name: path for path in folder.iterdir()}
+
+
+def small_tokenizer(*_: object) -> dict[str, Value]:
+    """One that llama.cpp takes; no text is ever tokenized with it."""
+    tokens = ["<unk>", "<s>", "</s>", *(chr(0x4E00 + n) for n in range(VOCABULARY - 4))]
+    tokens.append("<|endoftext|>")  # which llama.cpp looks for in what is called phi3
+    return {
+        "tokenizer.ggml.model": Value(8, "llama"),
+        "tokenizer.ggml.tokens": Value(9, tokens, 8),
+        "tokenizer.ggml.scores": Value(9, [0.0] * VOCABULARY, 6),
+        "tokenizer.ggml.token_type": Value(9, [2, 3, 3, *[1] * (VOCABULARY - 3)], 5),
+        "tokenizer.ggml.add_bos_token": Value(7, False),
+    }
 
 
 def digests(path: Path) -> dict[str, list[Any]]:
@@ -63,3 +81,28 @@ def test_tensors_and_metadata_are_those_of_llama_cpp(case: str, tmp_path: Path) 
         field.name: field.contents() for field in fields if not field.name.startswith("GGUF.")
     }
     assert metadata == recorded["metadata"]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """llama.cpp's log-probabilities for the F32 file of each case."""
+    place = tmp_path_factory.mktemp("converted")
+    prompts = {}
+    for case in CASES:
+        files = folder_of(case, place)
+        model = read_safetensors(files, name=case, tokenizer=small_tokenizer, type=quants.F32)
+        write_gguf(model, place / f"{case}.gguf")
+        prompts[place / f"{case}.gguf"] = fixture(case)["tokens"]
+    return {path.stem: rows for path, rows in logprobs.of_models(prompts, VOCABULARY).items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llama_cpp_computes_what_transformers_does(case: str, computed: dict[str, Any]) -> None:
+    logits = np.array(fixture(case)["logits"])
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    got = computed[case]
+    assert got.shape == expected.shape
+    difference = np.abs(got - expected).max() / (expected.max() - expected.min())
+    print(f"{case}: {difference:.1e}")
+    assert difference <= LARGEST_DIFFERENCE
+    assert (got.argmax(axis=1) == expected.argmax(axis=1)).all()

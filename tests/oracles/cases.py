@@ -37,7 +37,7 @@ LONG = {
     "rope_theta": 10000.0,
     "short_factor": [1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.4, 1.5],
     "long_factor": [1.0, 1.3, 1.9, 2.5, 4.0, 8.0, 16.0, 24.0],
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 256,
 }
 
 
@@ -107,18 +107,33 @@ CASES = (
         },
     ),
     Case("gemma", "GemmaForCausalLM", "GemmaConfig", {"head_dim": 32}),
-    Case("gemma2", "Gemma2ForCausalLM", "Gemma2Config", {"head_dim": 32, "sliding_window": 64}),
+    Case(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        {"head_dim": 32, "sliding_window": 64, "query_pre_attn_scalar": 32},
+    ),
     Case(
         "gemma3",
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
-        {"head_dim": 32, "num_hidden_layers": 7, "sliding_window": 4},
+        {
+            "head_dim": 32,
+            "num_hidden_layers": 7,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 32,
+        },
     ),
     Case(
         "gemma3_vision",
         "Gemma3ForConditionalGeneration",
         "Gemma3Config",
-        {"head_dim": 32, "num_hidden_layers": 6, "sliding_window": 8},
+        {
+            "head_dim": 32,
+            "num_hidden_layers": 6,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 32,
+        },
         text_config="Gemma3TextConfig",
     ),
     Case("phi3", "Phi3ForCausalLM", "Phi3Config", {"num_key_value_heads": 4}),
@@ -133,8 +148,18 @@ CASES = (
                 "short_factor": LONG["short_factor"][:6],
                 "partial_rotary_factor": 0.75,
             },
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 256,
+            "max_position_embeddings": 1024,
             "tie_word_embeddings": True,
+        },
+    ),
+    Case(
+        "phi3_long",
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {
+            "rope_parameters": {**LONG, "original_max_position_embeddings": 4},
+            "original_max_position_embeddings": 4,
         },
     ),
     Case(

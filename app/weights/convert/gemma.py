@@ -15,6 +15,7 @@ from app.weights.convert.shapes import (
     gated,
     norms,
 )
+from app.weights.model import WeightsError
 
 NORMS_PLUS_ONE: tuple[tuple[str, Step], ...] = ((r"norm\.weight$", plus_one),)
 BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -42,7 +43,22 @@ def gemma_keys(config: Config) -> Keys:
     return common(config, head_size(config)) | without_rotation(config)
 
 
+def check_attention_scale(config: Config, largest: int) -> None:
+    """llama.cpp divides by the root of a head's size, in the model of `largest` blocks by that of
+    the embedding's over the heads; GGUF has no key for another number."""
+    scalar = config.number("query_pre_attn_scalar")
+    right = float(head_size(config))
+    if config.need("num_hidden_layers") == largest:
+        right = float(config.need("hidden_size") // config.need("num_attention_heads"))
+    if scalar is not None and scalar != right:
+        raise WeightsError(
+            f"config.json has query_pre_attn_scalar={scalar:g}; llama.cpp takes {right:g} for this"
+            " model, and GGUF can't tell it otherwise."
+        )
+
+
 def gemma2_keys(config: Config) -> Keys:
+    check_attention_scale(config, 46)
     keys = gemma_keys(config)
     for key, name in (
         ("attn_logit_softcapping", "attn_logit_softcapping"),
@@ -55,6 +71,7 @@ def gemma2_keys(config: Config) -> Keys:
 
 
 def gemma3_keys(config: Config) -> Keys:
+    check_attention_scale(config, 62)
     keys = common(config, head_size(config)) | rotation(config)
     cap = config.number("final_logit_softcapping")
     if cap:
@@ -108,6 +125,7 @@ ARCHITECTURES = (
         gemma2_shapes,
         {
             **DEFAULTS,
+            "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
@@ -125,6 +143,7 @@ ARCHITECTURES = (
             "max_position_embeddings": 131072,
             "rope_theta": 1e6,
             "rope_local_base_freq": 10000.0,
+            "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
         },
         changes=NORMS_PLUS_ONE,
