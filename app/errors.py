@@ -10,7 +10,7 @@ from app.modelfile import grammar as modelfile
 from app.ollama import client as ollama
 from app.planning import contents
 from app.planning import options as requested
-from app.storage import directory as storage
+from app.storage import failures as storage
 from app.storage import tasks
 
 STATUS: dict[type[Exception], int] = {

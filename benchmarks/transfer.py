@@ -31,7 +31,7 @@ import psutil
 import requests
 
 from app.ollama.client import Ollama
-from app.storage.model import write_manifest
+from app.storage.manifest import Manifest, write_manifest
 from tests.gguf_files import write_base
 from tests.serving import Served, serve
 from tests.standin import Standin
@@ -355,7 +355,7 @@ def _list(folder: Path, ollama: str) -> None:
         model = models / f"model-{number}"
         model.mkdir(parents=True)
         (model / "base.gguf").write_bytes(b"GGUF")
-        write_manifest(model, {"kind": "base", "architecture": "llama"})
+        write_manifest(model, Manifest(facts={"kind": "base", "architecture": "llama"}))
     with serve(models, ollama) as service:
         waits = []
         for _ in range(9):

@@ -196,8 +196,8 @@ def test_an_archive_that_grows_beyond_the_free_space(
     [
         ("pathlib.Path.mkdir", errno.EROFS, 500),
         ("pathlib.Path.mkdir", errno.EIO, 500),
-        ("app.storage.directory.os.fsync", errno.EIO, 200),
-        ("app.storage.directory.os.rename", errno.EIO, 200),
+        ("os.fsync", errno.EIO, 200),
+        ("os.rename", errno.EIO, 200),
     ],
     ids=["read-only", "staging", "extraction", "publication"],
 )

@@ -44,7 +44,7 @@ def test_the_same_file_in_two_models_is_one(
     assert not os.path.samefile(one / "base.gguf", two / "base.gguf")  # too small to matter
     assert digest(caller, "two") == hashlib.sha256(WEIGHTS).hexdigest()
     assert sorted(path.name for path in two.iterdir()) == [
-        ".model-handler.json",
+        ".model-handler",
         "base.gguf",
         "weights.bin",
     ]
@@ -93,24 +93,24 @@ def test_a_file_replaced_at_that_moment_is_not_shared(
     upload(caller, tmp_path, "one")
     link = os.link
 
-    def replace_then_link(source: Path, target: Path) -> None:
+    def replace_then_link(source: Path, target: Path, **options: bool) -> None:
         (tmp_path / "other").write_bytes(WEIGHTS[::-1])
         os.replace(tmp_path / "other", source)
-        link(source, target)
+        link(source, target, **options)
 
-    monkeypatch.setattr("app.storage.directory.os.link", replace_then_link)
+    monkeypatch.setattr("app.storage.staging.os.link", replace_then_link)
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").read_bytes() == WEIGHTS
-    assert not (models_dir / "two" / ".shared").exists()
+    assert not litter(models_dir)
 
 
 def test_a_filesystem_without_links(
     caller: FlaskCaller, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("app.storage.directory.os.link", refuse)
+    monkeypatch.setattr("app.storage.staging.os.link", refuse)
     upload(caller, tmp_path, "one")
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").stat().st_nlink == 1

@@ -9,14 +9,9 @@ import pytest
 
 from app.storage import directory as storage_module
 from app.storage import model as stored_model
-from app.storage.directory import (
-    Busy,
-    NameNotAllowed,
-    NoSpace,
-    NoSuchModel,
-    Storage,
-    name_of_upload,
-)
+from app.storage.directory import Storage
+from app.storage.failures import Busy, NameNotAllowed, NoSpace, NoSuchModel
+from app.storage.names import name_of_upload
 from tests.conftest import litter
 from tests.gguf_files import write_zip
 
@@ -30,6 +25,14 @@ def storage(models_dir: Path) -> Storage:
 
 def say_nothing(action: str, details: dict[str, object], done: float | None = None) -> None:
     pass
+
+
+def content(storage: Storage, name: str) -> dict[str, bytes]:
+    found = {}
+    for file in storage.model(name).files():
+        with file.open() as opened:
+            found[file.name] = opened.read()
+    return found
 
 
 def publish(storage: Storage, name: str, members: dict[str, bytes], task: str = "a-task") -> None:
@@ -64,10 +67,10 @@ def test_digests_are_computed_while_writing(
     publish(storage, "m", {"base.gguf": b"weights", "sub/config.json": b"{}"})
     monkeypatch.setattr(stored_model, "hash_file", None)
     model = storage.model("m")
-    assert list(model.files()) == ["base.gguf", "sub/config.json"]
-    assert model.digests(["base.gguf"], say_nothing) == {
-        "base.gguf": hashlib.sha256(b"weights").hexdigest()
-    }
+    assert [(file.name, file.sha256) for file in model.files()] == [
+        ("base.gguf", hashlib.sha256(b"weights").hexdigest()),
+        ("sub/config.json", hashlib.sha256(b"{}").hexdigest()),
+    ]
 
 
 def test_a_folder_put_by_hand_is_hashed_once(
@@ -91,11 +94,10 @@ def test_replacing_leaves_the_new_model_alone(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, filesystem_swaps: bool
 ) -> None:
     if not filesystem_swaps:
-        monkeypatch.setattr(storage_module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(storage_module, "exchange", lambda one, other: False)
     publish(storage, "m", {"old.gguf": b"old", "both.gguf": b"old"})
     publish(storage, "m", {"new.gguf": b"new", "both.gguf": b"new"})
-    files = storage.model("m").files()
-    assert {name: path.read_bytes() for name, path in files.items()} == {
+    assert content(storage, "m") == {
         "both.gguf": b"new",
         "new.gguf": b"new",
     }
@@ -147,9 +149,8 @@ def test_a_linked_folder_is_a_model_and_its_target_survives_deletion(
     target.mkdir()
     (target / "base.gguf").write_bytes(b"weights")
     (storage.folder / "linked").symlink_to(target)
-    assert list(storage.model("linked").files()) == ["base.gguf"]
-    with storage.staging("a-task") as staging:
-        storage.remove("linked", staging)
+    assert content(storage, "linked") == {"base.gguf": b"weights"}
+    storage.remove("linked")
     assert storage.names() == []
     assert (target / "base.gguf").read_bytes() == b"weights"
 
@@ -179,11 +180,15 @@ def test_staging_is_removed_whatever_happens(storage: Storage) -> None:
 def test_sweeping_spares_the_living(storage: Storage) -> None:
     dead = storage.folder / ".model-handler" / "staging" / "dead"
     (dead / "model").mkdir(parents=True)
-    (storage.folder / ".model-handler" / "locks" / "dead").touch()
+    locks = storage.folder / ".model-handler" / "locks"
+    (locks / "of an earlier version").touch()
+    (locks / "0123456789abcdef.dead").touch()
     with storage.staging("alive") as staging:
         staging.hold("m")
         Storage(storage.folder).prepare()
-        assert sorted(litter(storage.folder)) == ["locks/m", "staging/alive"]
+        [lock] = locks.iterdir()
+        assert lock.suffix == ".alive"
+        assert litter(storage.folder) == ["staging/alive", f"locks/{lock.name}"]
     assert not litter(storage.folder)
 
 

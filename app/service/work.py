@@ -4,9 +4,8 @@ Each function is a generator: what it raises before its first line was known bef
 and left nothing behind; the lines after that are the contract's.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from zipstream import ZipStream
 
 from app.archive.reader import Archive
+from app.formats.files import ModelFile
 from app.metrics import phase
 from app.modelfile.templates import Templates
 from app.ollama import client as ollama
@@ -28,8 +28,10 @@ from app.planning.report import report
 from app.planning.selection import Selection, select, with_base
 from app.service.install import Targets, install, targets
 from app.service.lines import Line, Script, Steps, Task, follow
-from app.storage.directory import Staging, Storage
+from app.storage.directory import Storage
+from app.storage.failures import NoSuchModel
 from app.storage.model import BLOCK, Model
+from app.storage.staging import Staging
 from app.storage.tasks import TaskLog
 
 FAILED_UPLOAD = "Failed upload model file."
@@ -98,18 +100,32 @@ class Service:
         return servers
 
     def models(self, *, with_facts: bool) -> Steps[None]:
-        """A line for each model, in name order; no file is opened unless its facts are wanted."""
-        names = self.storage.names()
-        for number, name in enumerate(names, 1):
-            facts = self.storage.model(name).facts() if with_facts else {}
-            yield Line("Get model.", number / len(names), {"model": name}, more=facts)
+        """A line for each model, in name order; no file is opened unless its facts are wanted.
+
+        One that vanishes meanwhile is left out: the line before waits until it is known to be one.
+        """
+        models = self.storage.models()
+        total, number = len(models), 0
+        line: Line | None = None
+        for model in models:
+            try:
+                facts = model.facts() if with_facts else {}
+            except NoSuchModel:
+                total -= 1
+                continue
+            if line is not None:
+                yield replace(line, ratio=number / total)
+            number += 1
+            line = Line("Get model.", 1.0, {"model": model.name}, more=facts)
+        if line is not None:
+            yield line
 
     def delete(self, task: Task, name: str) -> Steps[None]:
         """Delete the model `name` from the models directory; Ollama's model stays."""
-        with self.storage.hold(name, task.uuid), self.storage.staging(task.uuid) as staging:
+        with self.storage.hold(name, task.uuid):
             self.storage.model(name)
             yield Line("Start delete model.", 0.5, {"model_name": name})
-            self.storage.remove(name, staging)
+            self.storage.remove(name)
             yield Line("Success delete model.", 1.0, {"model_name": name})
 
     def upload(self, upload: Upload) -> Steps[None]:
@@ -153,16 +169,11 @@ class Service:
     def report(self, name: str) -> dict[str, Any]:
         """What the model `name` is; a digest that isn't known yet is None."""
         model = self.storage.model(name)
-        manifest = model.manifest()
-        known = manifest.get("files", {})
-        files = {
-            file: {"size": path.stat().st_size, "sha256": known.get(file, {}).get("sha256")}
-            for file, path in model.files().items()
-        }
+        kept = model.manifest().facts
+        files = {file.name: {"size": file.size, "sha256": file.sha256} for file in model.files()}
         selection = select(examine(_files(model)))
-        last_create = manifest.get("last_create")
-        about = report(name, selection, files, self.templates, manifest.get("created_at"))
-        return {**about, "last_create": last_create}
+        about = report(model.name, selection, files, self.templates, kept.get("created_at"))
+        return {**about, "last_create": kept.get("last_create")}
 
     def check(self, upload: Upload) -> dict[str, Any]:
         """The report on an upload, every byte of which is read and none is kept."""
@@ -186,15 +197,12 @@ class Service:
     def zipped(self, name: str) -> Iterator[ZipStream]:
         """The model's files as a zip, made while it is read; its `len()` is its size in bytes.
 
-        The files are open from the start: a model deleted or replaced meanwhile is still read as
-        it was. Raises NoSuchModel.
+        A model deleted or replaced meanwhile is still read as it was. Raises NoSuchModel.
         """
         zipped = ZipStream(sized=True)
-        with ExitStack() as opened:
-            for inner, path in self.storage.model(name).files().items():
-                file = opened.enter_context(path.open("rb", buffering=0))
-                blocks = iter(partial(file.read, BLOCK), b"")
-                zipped.add(blocks, inner, size=os.fstat(file.fileno()).st_size)
+        with self.storage.opened(name) as files:
+            for file in files:
+                zipped.add(_blocks(file), file.name, size=file.size)
             yield zipped
 
     def _targets(
@@ -244,10 +252,10 @@ class Service:
         """A sentence that lists the models of the models directory which could be a base."""
         wanted = selection.facts()["architecture"]
         fitting = []
-        for name in self.storage.names():
-            facts = self.storage.model(name).manifest()
-            if "base" in facts.get("kind", "") and wanted in (None, facts.get("architecture")):
-                fitting.append(name)
+        for model in self.storage.models():
+            facts = model.manifest().facts
+            if "base" in (facts.get("kind") or "") and wanted in (None, facts.get("architecture")):
+                fitting.append(model.name)
         return f"Here there are: {', '.join(fitting)}." if fitting else ""
 
     def _store(
@@ -267,10 +275,13 @@ class Service:
 
 
 def _files(model: Model, prefix: str = "") -> list[Source]:
-    def source(name: str, path: Path) -> Source:
-        return Source(prefix + name, path.stat().st_size, lambda: path.open("rb"))
+    return [Source(prefix + file.name, file.size, file.open) for file in model.files()]
 
-    return [source(name, path) for name, path in model.files().items()]
+
+def _blocks(file: ModelFile) -> Iterator[bytes]:
+    """The content of a file that is opened once it is asked for."""
+    with file.open() as opened:
+        yield from iter(partial(opened.read, BLOCK), b"")
 
 
 def _entries(archive: Archive) -> list[Source]:

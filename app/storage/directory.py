@@ -1,134 +1,91 @@
 """The models directory: one folder a model, and nothing half-done ever to be seen in it.
 
 What arrives is staged in `.model-handler/staging` on the same filesystem; a model appears, is
-replaced or disappears by one rename. Each staging folder, and each model that a task works on, is
-held by an advisory lock (flock) that the kernel drops with its holder: threads and worker
-processes see each other's, and a killed one leaves nothing locked.
+replaced or disappears by one rename. What is no longer wanted goes to `.model-handler/removed`,
+and from there as soon as nobody reads it. Each staging folder, and each model that a task works on,
+is held by an advisory lock that the kernel drops with its holder: threads and worker processes see
+each other's, and a killed one leaves nothing locked.
 """
 
-import ctypes
-import errno
 import fcntl
-import hashlib
 import os
 import shutil
-import tempfile
-import time
+import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
-from app.archive.arrival import Arrival
-from app.archive.intake import OnFile
-from app.archive.reader import Archive, Entry, Limits
-from app.archive.writing import write_all
+from app.archive.limits import Limits
+from app.archive.names import OWN_PREFIX
+from app.formats.files import ModelFile
 from app.progress import Report
-from app.storage.model import Model, StoredFile, digest_holds, write_manifest
+from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
+from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
+from app.storage.locks import Locks
+from app.storage.manifest import StoredFile
+from app.storage.model import Model
+from app.storage.names import check_name
+from app.storage.staging import Staging
 
-STATE_FOLDER = ".model-handler"
-SWEEP_SECONDS = 0.05
+STATE_FOLDER = OWN_PREFIX
 SHARED_BYTES = 2**20
-NAME_BYTES = 200
-NAME_RULE = (
-    f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
-    " no slash or backslash, and doesn't begin with a dot."
-)
-
-
-class StorageError(Exception):
-    """The models directory can't be used that way."""
-
-
-class NameNotAllowed(StorageError):
-    """A model's name breaks NAME_RULE."""
-
-
-class NoSuchModel(StorageError):
-    """There is no model of that name."""
-
-
-class Busy(StorageError):
-    """Another task holds that model."""
-
-
-class NoSpace(StorageError):
-    """The models directory's filesystem has too little room."""
-
-
-def check_name(name: str) -> str:
-    """Return `name` if a model may be called so, else raise NameNotAllowed."""
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        length = 0
-    allowed = (
-        0 < length <= NAME_BYTES
-        and name.isprintable()
-        and not name.startswith(".")
-        and not set(name) & set("/\\")
-    )
-    if not allowed:
-        raise NameNotAllowed(f"{name!r} can't be a model's name. {NAME_RULE}")
-    return name
-
-
-def name_of_upload(filename: str) -> str:
-    """The model's name for an uploaded file's: without its `.zip`. Raises NameNotAllowed."""
-    stem, extension = os.path.splitext(filename)
-    if extension.lower() != ".zip":
-        raise NameNotAllowed(f"{filename!r} is not named like a zip file. Upload <model>.zip.")
-    return check_name(stem)
 
 
 class Storage:
-    """The models directory and the service's own state folder in it."""
+    """The models directory and the service's own state folder in it.
+
+    The folders may go at any time, with what is mounted there: they are made when they are needed.
+    """
 
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder = folder
         self.limits = limits or Limits()
         self.state_folder = folder / STATE_FOLDER
         self._staging = self.state_folder / "staging"
-        self._locks = self.state_folder / "locks"
+        self._removed = self.state_folder / "removed"
+        self._locks = Locks(self.state_folder)
 
     def prepare(self) -> None:
         """Make the folders, and remove what killed tasks have left in them."""
-        self._staging.mkdir(parents=True, exist_ok=True)
-        self._locks.mkdir(exist_ok=True)
+        self._make_folders()
         self.sweep()
-        for path in self._locks.iterdir():
-            descriptor = _lock_file(path)
-            if descriptor is not None:
-                path.unlink(missing_ok=True)
-                os.close(descriptor)
+        self._locks.sweep()
 
     def names(self) -> list[str]:
         """The models' names, in order."""
-        names = []
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                with suppress(NameNotAllowed):
-                    if entry.is_dir():
-                        names.append(check_name(entry.name))
-        return sorted(names)
+        return sorted(self._found())
+
+    def models(self) -> list[Model]:
+        """The models, in name order. Any may have gone by the time that it is looked at."""
+        return [Model(name, folder) for name, folder in sorted(self._found().items())]
 
     def model(self, name: str) -> Model:
         """The model of that name. Raises NameNotAllowed or NoSuchModel."""
-        folder = self._path(name)
-        if not folder.is_dir():
+        name = check_name(name)
+        found = self._locate(name)
+        if found is None:
             raise NoSuchModel(f"There is no model {name!r}. GET /models/ lists the models.")
-        return Model(name, folder)
+        return Model(*found)
 
     def free_bytes(self) -> int:
         """Bytes that can still be written to the models directory."""
+        self._make_folders()
         return shutil.disk_usage(self.folder).free
 
+    def unfinished_bytes(self) -> int:
+        """What staging folders, and what is removed but still read, take on the disk, in bytes."""
+        return disk_bytes(self._staging) + disk_bytes(self._removed)
+
     def check_writable(self) -> None:
-        """Raise OSError unless files can be made in the models directory."""
-        with tempfile.TemporaryFile(dir=self.state_folder) as file:
-            file.write(b"ready")
-            file.flush()
+        """Raise OSError unless the models directory takes all that an upload does to it."""
+        probe = str(uuid4())
+        with self.staging(probe) as staging, self.hold(probe, probe):
+            written = staging.folder / "written"
+            written.write_bytes(b"ready")
+            sync(written)
+            os.rename(written, staging.folder / "renamed")
 
     def require_space(self, needed: int, what: str) -> None:
         """Raise NoSpace if `needed` bytes for `what` wouldn't fit."""
@@ -138,6 +95,17 @@ class Storage:
                 f"{what} needs {needed} bytes and the models directory has {free} left."
                 " Delete models that are no longer needed, or give it a larger disk."
             )
+
+    def hashed(self, model: Model, files: Iterable[ModelFile], report: Report) -> list[ModelFile]:
+        """Files of `model`, or of the models that they name, with their sha256; see Model.hashed.
+
+        The caller holds the models, so that the digests stay true.
+        """
+        return [
+            hashed
+            for file in files
+            for hashed in (self.model(file.model) if file.model else model).hashed([file], report)
+        ]
 
     def digests(self, model: Model, names: Iterable[str], report: Report) -> dict[str, str]:
         """Model.digests, also for names that lead to another model (`../<model>/<file>`) or to a
@@ -155,76 +123,167 @@ class Storage:
         return result
 
     @contextmanager
-    def hold(self, name: str, task: str) -> Iterator[None]:
-        """Hold the model `name` for `task`. Raises Busy, naming the task that holds it."""
-        path = self._locks / check_name(name)
-        descriptor = _lock_file(path)
-        if descriptor is None:
-            time.sleep(
-                SWEEP_SECONDS
-            )  # whoever only removes what a killed task has left is gone now
-            descriptor = _lock_file(path)
-        if descriptor is None:
-            holder = ""
-            with suppress(FileNotFoundError):
-                holder = path.read_text()
-            raise Busy(f"Task {holder or '(just started)'} is working on model {name!r}.")
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, task.encode())
+    def hold(self, name: str, task: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold the model `name` for `task`: alone, to change it, or `shared`, to read it while
+        nobody may change it. Raises Busy, naming the tasks that hold it."""
+        name = check_name(name)
+        # On a filesystem that ignores case they are one model.
+        key = unicodedata.normalize("NFC", name.casefold())
+        doing = f"working on model {name!r}"
+        with self._locks.hold(f"model {key}", doing, task, shared=shared):
             yield
-        finally:
-            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def hold_name_on_ollama(self, server: str, name: str, task: str) -> Iterator[None]:
+        """Hold the model `name` on the Ollama server at the URL `server` for `task`.
+
+        Only against tasks of services on this models directory. Names are compared as Ollama does:
+        without case, `:latest` and the default registry. Raises Busy, naming the task.
+        """
+        key = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+        if ":" not in key.rpartition("/")[2]:
+            key += ":latest"
+        doing = f"making {name!r} on this Ollama server"
+        with self._locks.hold(f"ollama {server.rstrip('/')} {key}", doing, task):
+            yield
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[list[ModelFile]]:
+        """The model's files, each to be opened when its turn comes.
+
+        A model that is deleted or replaced meanwhile is still read as it was: it goes when the
+        last one has read it. Raises NoSuchModel.
+        """
+        while True:
+            model = self.model(name)
+            try:
+                descriptor = os.open(model.folder, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                if model.folder.is_symlink():
+                    raise NoSuchModel(f"The model {name!r} is a link to nothing.") from None
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                # Whoever moves it from now on finds it locked.
+                if os.path.samestat(os.fstat(descriptor), os.stat(model.folder)):
+                    break
+            except (BlockingIOError, FileNotFoundError):
+                pass
             os.close(descriptor)
+        try:
+            yield Model(name, Path(f"/proc/self/fd/{descriptor}")).files()
+        finally:
+            os.close(descriptor)
+            self._empty_removed()
 
     @contextmanager
     def staging(self, task: str) -> Iterator["Staging"]:
         """A staging folder for `task`, removed with all that is in it at the end."""
         folder = self._staging / task
+        self._make_folders()
         self.sweep()
         with ExitStack() as held:
-            with _locked(self._staging, fcntl.LOCK_SH):
+            with locked(self._staging, fcntl.LOCK_SH):
                 folder.mkdir()
-                held.callback(shutil.rmtree, folder, ignore_errors=True)
-                held.enter_context(_locked(folder, fcntl.LOCK_EX))
+                held.callback(self.discard, folder)
+                held.enter_context(locked(folder, fcntl.LOCK_EX))
             yield Staging(self, task, folder, held)
 
     def sweep(self) -> None:
         """Remove the staging folders of tasks that no longer run."""
         gone = suppress(BlockingIOError, FileNotFoundError)
-        with gone, _locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with gone, locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for folder in self._staging.iterdir():
-                with gone, _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     self._put_back(folder / "replaced")
-                    shutil.rmtree(folder, ignore_errors=True)
+                    self._take_away(folder)
+        self._empty_removed()
 
-    def published_files(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+    def published_files(self) -> dict[str, tuple[Path, StoredFile]]:
         """Path and manifest entry of a large file of each content, by its sha256 (hex)."""
         return {
-            entry["sha256"]: (path, entry)
-            for name in self.names()
-            for path, entry in Model(name, self.folder / name).published_files()
-            if entry["size"] >= SHARED_BYTES
+            entry.sha256: (path, entry)
+            for model in self.models()
+            for path, entry in model.published_files()
+            if entry.size >= SHARED_BYTES
         }
 
-    def remove(self, name: str, staging: "Staging") -> None:
-        """Take the model `name` away in one step; its bytes go with the staging folder."""
-        os.rename(self.model(name).folder, staging.folder / "deleted")
-        _sync(self.folder)
+    def remove(self, name: str) -> None:
+        """Take the model `name` away in one step, then free its bytes. Raises NoSuchModel.
+
+        Needs no new byte and no new inode: a full disk can be emptied.
+        """
+        taken = self._take_away(self.model(name).folder)
+        sync(self.folder)
+        self._bury(taken)
 
     def publish(self, staged: Path, name: str) -> None:
         """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
-        target = self._path(name)
+        _, target = self._locate(name) or (name, self.folder / check_name(name))
         if target.exists() and not target.is_dir():
             raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
         if not os.path.lexists(target):
             os.rename(staged, target)
-        elif not _exchange(staged, target):
+        elif exchange(staged, target):
+            self.discard(staged)
+        else:
             replaced = staged.parent / "replaced"
             replaced.mkdir()
-            os.rename(target, replaced / name)
+            os.rename(target, replaced / target.name)
             os.rename(staged, target)
-        _sync(self.folder)
+            self.discard(replaced / target.name)
+        sync(self.folder)
+
+    def discard(self, path: Path) -> None:
+        """Remove a file or folder that is on the models directory's filesystem, if it is there."""
+        with suppress(FileNotFoundError):
+            self._bury(self._take_away(path))
+
+    def _make_folders(self) -> None:
+        for folder in (self._staging, self._removed, self._locks.holders):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _found(self) -> dict[str, Path]:
+        """The folder of each model by its name. Where two differ only in how letters are coded,
+        the one in the normal form is the model."""
+        found: dict[str, Path] = {}
+        with suppress(FileNotFoundError), closing(os.scandir(self.folder)) as entries:
+            for entry in entries:
+                with suppress(NameNotAllowed):
+                    name = check_name(entry.name)
+                    if _is_model(entry) and (name == entry.name or name not in found):
+                        found[name] = Path(entry.path)
+        return found
+
+    def _locate(self, name: str) -> tuple[str, Path] | None:
+        """Name and folder of the model `name`, as they are on the disk."""
+        found = self._found()
+        if name in found:
+            return name, found[name]
+        if os.path.lexists(self.folder / name):  # by a filesystem that ignores case
+            for other, folder in found.items():
+                if other.casefold() == name.casefold():
+                    return other, folder
+        return None
+
+    def _take_away(self, path: Path) -> Path:
+        taken = self._removed / uuid4().hex
+        os.rename(path, taken)
+        return taken
+
+    def _empty_removed(self) -> None:
+        with suppress(FileNotFoundError):
+            for taken in self._removed.iterdir():
+                self._bury(taken)
+
+    def _bury(self, taken: Path) -> None:
+        """Remove what was taken away, unless someone still reads it."""
+        with suppress(FileNotFoundError):
+            if taken.is_symlink() or not taken.is_dir():
+                taken.unlink()
+                return
+            with suppress(BlockingIOError), locked(taken, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                remove_all(taken)
 
     def _put_back(self, replaced: Path) -> None:
         """Undo a replacement without exchange that was killed between its two renames."""
@@ -232,160 +291,10 @@ class Storage:
             if not os.path.lexists(self.folder / folder.name):
                 os.rename(folder, self.folder / folder.name)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / check_name(name)
 
-
-class Staging:
-    """One task's staging folder: where an upload is received, extracted, and published from."""
-
-    def __init__(self, storage: Storage, task: str, folder: Path, held: ExitStack) -> None:
-        self.folder = folder
-        self._model = folder / "model"
-        self._storage = storage
-        self._task = task
-        self._held = held
-        self._arrival: Arrival | None = None
-
-    def hold(self, name: str) -> None:
-        """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
-        self._held.enter_context(self._storage.hold(name, self._task))
-
-    def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:
-        """What takes the upload's bytes, and unpacks them as they come; see Arrival."""
-        self._arrival = Arrival(
-            *(self.folder, self._storage.limits, self._require), filename=filename, on_file=on_file
-        )
-        return self._arrival
-
-    def archive(self) -> Archive:
-        """The upload, once it is here whole. Raises ArchiveError."""
-        assert self._arrival is not None
-        archive = self._arrival.archive()
-        try:
-            waiting = (entry.size for entry in archive.entries if not archive.unpacked(entry))
-            self._require(sum(waiting))
-        except BaseException:
-            archive.close()
-            raise
-        return archive
-
-    def extract(self, archive: Archive, facts: dict[str, Any], report: Report) -> None:
-        """Put every entry in its place, and keep digests and `facts` with them.
-
-        What wasn't unpacked as it arrived is extracted, and hashed in the same pass. Raises
-        ArchiveError where the bytes aren't what the listing says.
-        """
-        files: dict[str, Any] = {}
-        done = 0
-        self._model.mkdir()
-        published = self._storage.published_files()
-        for entry in archive.entries:
-            path = self._model / entry.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if unpacked := archive.unpacked(entry):
-                os.rename(unpacked.path, path)
-                digest = unpacked.sha256
-            else:
-                digest = self._extract(archive, entry, path, done, report)
-            done += entry.size
-            _report_extracted(report, archive, entry, done)
-            if digest in published:
-                _share(path, *published[digest])
-            _sync(path)
-            status = path.stat()
-            stored = StoredFile(status.st_size, status.st_mtime_ns, digest)
-            files[entry.name] = asdict(stored)
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_manifest(self._model, {"created_at": created, **facts, "files": files})
-        for parent, _, _ in os.walk(self._model):
-            _sync(Path(parent))
-
-    def publish(self, name: str) -> None:
-        """Make what was extracted the model `name`; a model that was replaced gives its space
-        back."""
-        self._storage.publish(self._model, name)
-        shutil.rmtree(self._model, ignore_errors=True)
-
-    def _extract(
-        self, archive: Archive, entry: Entry, path: Path, before: int, report: Report
-    ) -> str:
-        digest = hashlib.sha256()
-        with path.open("xb", buffering=0) as file:
-            for block in archive.chunks(entry):
-                write_all(file, block)
-                digest.update(block)
-                _report_extracted(report, archive, entry, before + file.tell())
-        return digest.hexdigest()
-
-    def _require(self, size: int) -> None:
-        self._storage.require_space(size, "Extracting this archive")
-
-
-def _report_extracted(report: Report, archive: Archive, entry: Entry, done: int) -> None:
-    total = archive.total_size
-    details = {"file": entry.name, "bytes": done, "total_bytes": total}
-    report("Extracting.", details, done / total if total else None)
-
-
-def _share(path: Path, published: Path, entry: dict[str, Any]) -> None:
-    """Make `path` one with a published file of the same content: the same base in ten zips takes
-    its room once."""
-    link = path.with_name(".shared")
-    with suppress(OSError):  # it has gone meanwhile, or this filesystem has no links
-        os.link(published, link)
-        # By now another file may have that name.
-        if digest_holds(entry, link.stat()):
-            os.replace(link, path)
-        else:
-            link.unlink()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _is_model(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one, or one that can't be followed."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock_file(path: Path) -> int | None:
-    """A descriptor that holds the lock file at `path`, or None where another one does."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its holder removes the file before it lets go: only the one still there counts.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two paths atomically; False where the filesystem can't. Source: renameat2(2)."""
-    at_fdcwd, rename_exchange = -100, 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not libc.renameat2(
-        at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange
-    ):
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
-        return False
-    raise OSError(code, os.strerror(code))
+        return stat.S_ISDIR(entry.stat().st_mode)
+    except OSError:
+        return entry.is_symlink()

@@ -1,27 +1,27 @@
-"""A model's folder: its files, and the manifest that is kept with them."""
+"""A model's folder: its files, what is known of them, and what was made from them."""
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from app.formats.files import ModelFile
 from app.progress import Report
+from app.storage.disk import disk_bytes, locked, move, remove_all, write_whole
+from app.storage.failures import NoSuchModel
+from app.storage.manifest import OWN_FOLDER, Manifest, StoredFile, read_manifest, write_manifest
 
-MANIFEST = ".model-handler.json"
+KEPT = f"{OWN_FOLDER}/kept"
+EARLIER_KEPT = ".merged"
 BLOCK = 2**20
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A model's file as its manifest knows it; the digest holds while size and time do."""
-
-    size: int
-    mtime_ns: int
-    sha256: str
+KEPT_FACTS_BYTES = 2**20
 
 
 class Model:
@@ -31,70 +31,157 @@ class Model:
         self.name = name
         self.folder = folder
 
-    def files(self) -> dict[str, Path]:
-        """Path of each file by its name relative to the folder, in name order."""
-        found = {}
-        for parent, folders, names in os.walk(self.folder):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            for name in names:
-                path = Path(parent, name)
-                if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(self.folder).as_posix()] = path
-        return dict(sorted(found.items()))
+    def files(self) -> list[ModelFile]:
+        """Its files in name order, with the digests that still hold. Raises NoSuchModel where its
+        folder has gone; leaves out what can't be looked at."""
+        known = self.manifest().files
+        return [
+            ModelFile(
+                name, status.st_size, partial(_opened, path), path, _held(known, name, status)
+            )
+            for name, path, status in self._found([])
+        ]
 
-    def manifest(self) -> dict[str, Any]:
-        """What was kept with the model when it was published; empty for a folder put by hand."""
-        try:
-            manifest = json.loads((self.folder / MANIFEST).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return manifest if isinstance(manifest, dict) else {}
+    def manifest(self) -> Manifest:
+        """What was kept with the model when it was published, and since."""
+        return read_manifest(self.folder)
 
     def facts(self) -> dict[str, Any]:
-        """Size in bytes, and what the manifest says of the model; no file is opened but that."""
-        facts = {key: value for key, value in self.manifest().items() if key != "files"}
-        return {"size": sum(path.stat().st_size for path in self.files().values()), **facts}
+        """Size in bytes, and what the manifest says of the model; no file is opened but that.
 
-    def published_files(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Path and manifest entry of each file whose digest holds; none of a folder put by hand."""
+        `kept_size` is what results made from it take, where there are any; `problem` a sentence
+        where something of it can't be read. Raises NoSuchModel where its folder has gone.
+        """
+        problems: list[OSError] = []
+        facts: dict[str, Any] = {
+            "size": sum(status.st_size for _, _, status in self._found(problems))
+        }
+        if kept := disk_bytes(self.folder / KEPT):
+            facts["kept_size"] = kept
         manifest = self.manifest()
-        for name, entry in manifest.get("files", {}).items() if "created_at" in manifest else ():
-            path = Path(self.folder, name)
+        facts |= manifest.facts
+        if problems:
+            facts["problem"] = f"{self._place(problems[0])} can't be read: {problems[0].strerror}."
+        elif manifest.problem:
+            facts["problem"] = manifest.problem
+        return facts
+
+    def published_files(self) -> Iterator[tuple[Path, StoredFile]]:
+        """Path and manifest entry of each file whose digest holds; none of a folder that was placed
+        manually."""
+        manifest = self.manifest()
+        for name, entry in manifest.files.items() if "created_at" in manifest.facts else ():
+            path = self.folder / name
             with suppress(OSError):
-                if digest_holds(entry, path.stat()):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and entry.holds(status):
                     yield path, entry
 
     def note(self, **facts: Any) -> None:
         """Add to what the manifest says of the model, where its folder can be written."""
-        with suppress(OSError):
-            write_manifest(self.folder, {**self.manifest(), **facts})
+        self._change_manifest(Manifest(facts=facts))
 
-    def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
-        """The sha256 (hex) of each file in `names`.
+    def hashed(self, files: Iterable[ModelFile], report: Report) -> list[ModelFile]:
+        """Files of this model with their sha256.
 
-        From the manifest where the file is still as it was, else by reading the file; what was
-        read is added to the manifest, so that it is read once.
+        A digest that isn't known is computed by reading the file, and kept in the manifest, so that
+        it is read once.
         """
-        manifest = self.manifest()
-        known = manifest.setdefault("files", {})
-        result = {}
-        for name in names:
-            path = self.folder / name
-            status = path.stat()
-            entry = known.get(name, {})
-            if not digest_holds(entry, status):
-                digest = hash_file(path, report, {"model": self.name, "file": name})
-                entry = asdict(StoredFile(status.st_size, status.st_mtime_ns, digest))
-                known[name] = entry
-                with suppress(OSError):
-                    write_manifest(self.folder, manifest)
-            result[name] = entry["sha256"]
+        result = []
+        for file in files:
+            if file.sha256 is None:
+                assert file.path is not None
+                status = file.path.stat()
+                details = {"model": self.name, "file": file.name}
+                digest = hash_file(file.path, report, details)
+                stored = StoredFile(status.st_size, status.st_mtime_ns, digest)
+                self._change_manifest(Manifest(files={file.name: stored}))
+                file = replace(file, sha256=digest)
+            result.append(file)
         return result
 
+    def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
+        """The sha256 (hex) of each file in `names`, as `hashed` finds it."""
+        wanted = set(names)
+        files = [file for file in self.files() if file.name in wanted]
+        return {file.name: file.sha256 or "" for file in self.hashed(files, report)}
 
-def digest_holds(entry: Mapping[str, Any], status: os.stat_result) -> bool:
-    """Whether a file of that status is still the one that the manifest's entry is about."""
-    return (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+    def kept(self, key: str) -> tuple[Path, dict[str, Any]] | None:
+        """A result that was made from the model's files before: its file and what was kept of it.
+
+        None where there is none, or where either isn't as `keep` left it.
+        """
+        path = self.folder / KEPT / key
+        with (
+            suppress(OSError, ValueError, TypeError, RecursionError),
+            _facts(path).open("rb") as file,
+        ):
+            facts = json.loads(file.read(KEPT_FACTS_BYTES))
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and facts.pop("of") == [
+                status.st_size,
+                status.st_mtime_ns,
+            ]:
+                return path, facts
+        return None
+
+    def keep(self, result: Path, key: str, facts: dict[str, Any]) -> Path:
+        """Move the file `result`, from a staging folder, to the model as the result called `key`.
+
+        `facts` come back from `kept`. The caller holds the model alone.
+        """
+        path = self.folder / KEPT / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with result.open("rb") as file:
+            os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
+        move(result, path)
+        of = [status.st_size, status.st_mtime_ns]
+        write_whole(_facts(path), json.dumps({**facts, "of": of}).encode())
+        return path
+
+    def forget_kept(self) -> None:
+        """Remove every result that was made from the model's files."""
+        for folder in (KEPT, EARLIER_KEPT):
+            with suppress(FileNotFoundError):
+                remove_all(self.folder / folder)
+
+    def _found(self, problems: list[OSError]) -> list[tuple[str, Path, os.stat_result]]:
+        found = []
+
+        def note(error: OSError) -> None:
+            gone = isinstance(error, FileNotFoundError) and not os.path.islink(error.filename)
+            if not gone:
+                problems.append(error)
+
+        for parent, folders, names in os.walk(self.folder, onerror=note):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            for path in (Path(parent, name) for name in names if not name.startswith(".")):
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    note(error)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append((path.relative_to(self.folder).as_posix(), path, status))
+        if not os.path.lexists(self.folder):
+            raise NoSuchModel(f"There is no model {self.name!r}. GET /models/ lists the models.")
+        return sorted(found)
+
+    def _place(self, error: OSError) -> str:
+        path = Path(str(error.filename))
+        return path.relative_to(self.folder).as_posix() if path != self.folder else "Its folder"
+
+    def _change_manifest(self, change: Manifest) -> None:
+        """Lay `change` over the manifest, where the folder can be written; two at once don't lose
+        each other's."""
+        with suppress(OSError):
+            own = self.folder / OWN_FOLDER
+            own.mkdir(exist_ok=True)
+            with locked(own, fcntl.LOCK_EX):
+                now = self.manifest()
+                merged = Manifest({**now.files, **change.files}, {**now.facts, **change.facts})
+                write_manifest(self.folder, merged)
 
 
 def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:
@@ -109,14 +196,14 @@ def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a model's manifest whole or not at all."""
-    temporary = folder / f"{MANIFEST}.{os.getpid()}"
-    try:
-        with temporary.open("w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _held(known: Any, name: str, status: os.stat_result) -> str | None:
+    entry = known.get(name)
+    return entry.sha256 if entry is not None and entry.holds(status) else None
+
+
+def _facts(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

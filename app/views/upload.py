@@ -12,7 +12,9 @@ from app.archive.headers import header_is_known
 from app.metrics import RECEIVED_BYTES, phase
 from app.planning.options import BadRequest
 from app.service.work import Upload
-from app.storage.directory import Staging, Storage, name_of_upload
+from app.storage.directory import Storage
+from app.storage.names import name_of_upload
+from app.storage.staging import Staging
 from app.views.form import BLOCK, FormError, FormReader
 
 FILE_FIELDS = ("Model", "model")
