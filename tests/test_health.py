@@ -41,10 +41,10 @@ def test_not_ready_without_space(app: Flask) -> None:
 def test_not_ready_where_nothing_can_be_written(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("app.storage.directory.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("app.storage.directory.os.rename", refuse)
     answer = app.test_client().get("/readyz")
     assert answer.status_code == 503
     assert "Read-only" in answer.json["checks"]["models_dir"]["error"]  # type: ignore[index]

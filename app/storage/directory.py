@@ -236,8 +236,10 @@ class Storage:
 
     def discard(self, path: Path) -> None:
         """Remove a file or folder that is on the models directory's filesystem, if it is there."""
-        with suppress(FileNotFoundError):
+        try:
             self._bury(self._take_away(path))
+        except OSError:
+            remove_all(path)
 
     def _make_folders(self) -> None:
         for folder in (self._staging, self._removed, self._locks.holders):

@@ -92,7 +92,8 @@ def exchange(one: Path, other: Path) -> bool:
 def remove_all(path: Path) -> None:
     """Remove a file, a link, or a folder with all that is in it, as far as that can be done."""
     if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return
     _let_in(path)
     shutil.rmtree(path, onerror=_remove_again)

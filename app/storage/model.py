@@ -102,8 +102,13 @@ class Model:
 
     def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
         """The sha256 (hex) of each file in `names`, as `hashed` finds it."""
-        wanted = set(names)
-        files = [file for file in self.files() if file.name in wanted]
+        known = self.manifest().files
+        files = []
+        for name in names:
+            path = self.folder / name
+            status = path.stat()
+            sha256 = _held(known, name, status)
+            files.append(ModelFile(name, status.st_size, partial(_opened, path), path, sha256))
         return {file.name: file.sha256 or "" for file in self.hashed(files, report)}
 
     def kept(self, key: str) -> tuple[Path, dict[str, Any]] | None:
