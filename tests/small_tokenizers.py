@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - texts of many scripts
 """Small tokenizers of each kind, trained by the packages `tokenizers` and `sentencepiece`."""
 
 import io
@@ -46,8 +47,8 @@ MARKED = ("हिन्दी में एक वाक्य है", "ภา�
 
 
 def byte_level(steps: Sequence[str], **model: Any) -> Tokenizer:
-    """Byte-level BPE that splits text in these steps (as app.weights.tokenizers.splitting has them),
-    trained on TEXTS; `model` sets keys of its model."""
+    """Byte-level BPE trained on TEXTS that splits text in these steps, as `splitting` has them;
+    `model` sets keys of its model."""
     plain = {
         "version": "1.0",
         "added_tokens": [],

@@ -3,7 +3,7 @@
 `tokenizer_metadata` is the way in; `added_tokens` says what a trainer added to a base's vocabulary.
 """
 
-from .metadata import added_tokens, tokenizer_metadata
-from .vocabulary import Token
+from app.weights.tokenizers.metadata import added_tokens, tokenizer_metadata
+from app.weights.tokenizers.vocabulary import Token
 
 __all__ = ["Token", "added_tokens", "tokenizer_metadata"]

@@ -5,10 +5,10 @@ from typing import Any
 
 from gguf import TokenType
 
-from ..model import WeightsError
-from . import splitting
-from .files import SubwordModel, TokenizerJson
-from .vocabulary import Token, Vocabulary, added_token
+from app.weights.model import WeightsError
+from app.weights.tokenizers. import splitting
+from app.weights.tokenizers.files import SubwordModel, TokenizerJson
+from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
 
 NAME = "tokenizer.json"
 _HARMLESS_NORMALIZERS = frozenset(("NFC", "NFKC", "NFD", "NFKD"))

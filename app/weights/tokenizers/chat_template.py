@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from .files import json_object, text_file
+from app.weights.tokenizers.files import json_object, text_file
 
 TEMPLATE_BYTES = 2**20
 TEMPLATES = 32

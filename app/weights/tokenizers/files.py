@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from ..model import WeightsError
+from app.weights.model import WeightsError
 
 TOKENIZER_BYTES = 64 * 2**20
 CONFIG_BYTES = 16 * 2**20

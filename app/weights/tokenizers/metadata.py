@@ -7,12 +7,12 @@ from typing import Any
 
 from gguf import GGUFValueType, Keys
 
-from ..model import Value, WeightsError
-from . import byte_level, sentencepiece, sentences, splitting
-from .chat_template import DEFAULT, chat_templates
-from .files import TokenizerJson, model_file, tokenizer_json
-from .special import Special, special_tokens
-from .vocabulary import Token, Vocabulary
+from app.weights.model import Value, WeightsError
+from app.weights.tokenizers. import byte_level, sentencepiece, sentences, splitting
+from app.weights.tokenizers.chat_template import DEFAULT, chat_templates
+from app.weights.tokenizers.files import TokenizerJson, model_file, tokenizer_json
+from app.weights.tokenizers.special import Special, special_tokens
+from app.weights.tokenizers.vocabulary import Token, Vocabulary
 
 _ID_KEYS = {
     "bos": Keys.Tokenizer.BOS_ID,

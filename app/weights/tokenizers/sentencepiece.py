@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..model import WeightsError
+from app.weights.model import WeightsError
 
 PIECES = 2_000_000
 NAME = "tokenizer.model"

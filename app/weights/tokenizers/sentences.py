@@ -11,12 +11,12 @@ from typing import Any
 
 from gguf import TokenType
 
-from ..model import WeightsError
-from . import sentencepiece, splitting
-from .byte_level import NAME, check_model, merges, normalizers, pairs, take_tokens
-from .files import TokenizerJson, json_object
-from .sentencepiece import SentencePieceModel
-from .vocabulary import Token, Vocabulary, added_token
+from app.weights.model import WeightsError
+from app.weights.tokenizers. import sentencepiece, splitting
+from app.weights.tokenizers.byte_level import NAME, check_model, merges, normalizers, pairs, take_tokens
+from app.weights.tokenizers.files import TokenizerJson, json_object
+from app.weights.tokenizers.sentencepiece import SentencePieceModel
+from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _BYTES = [f"<0x{number:02X}>" for number in range(256)]

@@ -11,8 +11,8 @@ from typing import Any
 
 from gguf import TokenType
 
-from .files import TokenizerJson, json_object
-from .vocabulary import Token, Vocabulary
+from app.weights.tokenizers.files import TokenizerJson, json_object
+from app.weights.tokenizers.vocabulary import Token, Vocabulary
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model import WeightsError
-from .files import TokenizerJson
+from app.weights.model import WeightsError
+from app.weights.tokenizers.files import TokenizerJson
 
 BYTES = "bytes"
 DIGITS = "each digit"

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from gguf import TokenType
 
-from ..model import WeightsError
-from .files import LONGEST_TOKEN
+from app.weights.model import WeightsError
+from app.weights.tokenizers.files import LONGEST_TOKEN
 
 SHOWN = 5
 
