@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
-.PHONY: run demo test check bench
+.PHONY: run demo test check bench oracles
 
 run: $(INSTALLED)
 	$(VENV)/bin/gunicorn
@@ -35,3 +35,14 @@ $(TEST_INSTALLED): setup.cfg | $(VENV)/bin/python
 
 bench: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)
+
+# Make the tiny models with transformers and record what it and llama.cpp's converter compute.
+ORACLES := .venv-oracles
+oracles: $(ORACLES)/.installed $(TEST_INSTALLED)
+	$(ORACLES)/bin/python -m tests.oracles.record $(ARGS)
+	$(VENV)/bin/python -m pytest tests/test_convert.py -rP
+
+$(ORACLES)/.installed: tests/oracles/requirements.txt
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --requirement tests/oracles/requirements.txt
+	touch $@

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.weights import quants
-from app.weights.convert import read_safetensors
+from app.weights.convert import CLASSES, read_safetensors
 from app.weights.model import Value
 from app.weights.write import write_gguf
 from tests.oracles import logprobs
@@ -42,7 +42,11 @@ def folder_of(case: str, place: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
-def small_tokenizer(*_: object) -> dict[str, Value]:
+def no_tokenizer(*_: object) -> tuple[dict[str, Value], tuple[str, ...]]:
+    return {}, ()
+
+
+def small_tokenizer(*_: object) -> tuple[dict[str, Value], tuple[str, ...]]:
     """One that llama.cpp takes; no text is ever tokenized with it."""
     tokens = ["<unk>", "<s>", "</s>", *(chr(0x4E00 + n) for n in range(VOCABULARY - 4))]
     tokens.append("<|endoftext|>")  # which llama.cpp looks for in what is called phi3
@@ -52,7 +56,7 @@ def small_tokenizer(*_: object) -> dict[str, Value]:
         "tokenizer.ggml.scores": Value(9, [0.0] * VOCABULARY, 6),
         "tokenizer.ggml.token_type": Value(9, [2, 3, 3, *[1] * (VOCABULARY - 3)], 5),
         "tokenizer.ggml.add_bos_token": Value(7, False),
-    }
+    }, ()
 
 
 def digests(path: Path) -> dict[str, list[Any]]:
@@ -70,12 +74,12 @@ def digests(path: Path) -> dict[str, list[Any]]:
 def test_tensors_and_metadata_are_those_of_llama_cpp(case: str, tmp_path: Path) -> None:
     recorded, files = fixture(case), folder_of(case, tmp_path)
     for name, kind in TYPES.items():
-        model = read_safetensors(files, name=case, tokenizer=lambda *_: {}, type=kind)
+        model = read_safetensors(files, name=case, tokenizer=no_tokenizer, type=kind)
         target = tmp_path / f"{name}.gguf"
         write_gguf(model, target)
         assert digests(target) == recorded["tensors"][name]
     target = tmp_path / "auto.gguf"
-    write_gguf(read_safetensors(files, name=case, tokenizer=lambda *_: {}), target)
+    write_gguf(read_safetensors(files, name=case, tokenizer=no_tokenizer), target)
     fields = gguf.GGUFReader(target).fields.values()
     metadata = {
         field.name: field.contents() for field in fields if not field.name.startswith("GGUF.")
@@ -106,3 +110,10 @@ def test_llama_cpp_computes_what_transformers_does(case: str, computed: dict[str
     print(f"{case}: {difference:.1e}")
     assert difference <= LARGEST_DIFFERENCE
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+def test_the_docs_list_every_class_and_every_architecture_has_a_case() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "architectures.rst").read_text()
+    assert [name for name in CLASSES if f"``{name}``" not in text] == []
+    recorded = {fixture(case)["metadata"]["general.architecture"] for case in CASES}
+    assert recorded == {architecture.name for architecture in CLASSES.values()}

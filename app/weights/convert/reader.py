@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from app.weights.convert.keys import text, whole
 from app.weights.model import Model, Rows, Tensor, Value, WeightsError
 from app.weights.rows import ArrayRows, JoinedRows
 
-Tokenizer = Callable[[Mapping[str, Path], Mapping[str, Any], int], Mapping[str, Value]]
-"""Makes the `tokenizer.*` metadata of a folder's files, its config and the vocabulary's size."""
+Tokenizer = Callable[
+    [Mapping[str, Path], Mapping[str, Any], int], tuple[Mapping[str, Value], tuple[str, ...]]
+]
+"""Makes the `tokenizer.*` metadata of a folder's files, its config.json and the embedding's rows,
+and sentences on what became of it."""
 
 FILE_TYPES = {quants.F32: 0, quants.F16: 1, quants.BF16: 32}
 _BLOCK = re.compile(r"\blayers\.(\d{1,6})\.")
@@ -32,19 +36,22 @@ _FULL_PRECISION = re.compile(
 
 
 def read_safetensors(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path] | Iterable[Path],
     *,
-    name: str,
-    tokenizer: Tokenizer,
+    name: str | None = None,
+    tokenizer: Tokenizer | None = None,
     type: int | None = None,
 ) -> Model:
-    """The model in a folder: `files` are its files by their names in it, `name` is what the model
-    is called.
+    """The model in a folder: `files` are its files, by their names in it or all in one place;
+    `name` is what the model is called, as that place is without.
 
     Matrices get ggml's `type` (F32, F16 or BF16), or, without one, that of the first matrix that
-    is in 16 bit, F16 where none is; vectors are F32. Only headers and JSON files are read here.
-    Raises WeightsError, which names the file or the tensor, and OSError.
+    is in 16 bit, F16 where none is; vectors are F32. The tokenizer is `app.weights.tokenizers`'
+    where no other is given. Only headers and JSON files are read here. Raises WeightsError, which
+    names the file or the tensor, and OSError.
     """
+    if not isinstance(files, Mapping):
+        files = {path.name: path for path in files}
     if "config.json" not in files:
         raise WeightsError(
             "The folder has no config.json.", "Zip the whole folder that save_pretrained wrote."
@@ -63,15 +70,20 @@ def read_safetensors(
     generation = {}
     if "generation_config.json" in files:
         generation = read_json(files["generation_config.json"], "generation_config.json")
-    vocabulary = sources["model.embed_tokens.weight"].shape[0]
+    if tokenizer is None:
+        tokenizer = import_module("app.weights.tokenizers").tokenizer_metadata
+    rows = sources["model.embed_tokens.weight"].shape[0]
+    vocabulary, remarks = tokenizer(files, values, rows)
+    if name is None:
+        name = files["config.json"].absolute().parent.name
     metadata = {
         "general.architecture": text(architecture.name),
         **general_keys(name, values, generation, files.get("README.md"), tensors.values()),
         "general.file_type": whole(FILE_TYPES[kind]),
         **keys,
-        **tokenizer(files, config.values, vocabulary),
+        **vocabulary,
     }
-    return Model(architecture.name, metadata, tensors, notes=notes)
+    return Model(architecture.name, metadata, tensors, notes=(*notes, *remarks))
 
 
 def _architecture(names: Sequence[str]) -> Architecture:
