@@ -6,7 +6,7 @@ from typing import Any
 from gguf import TokenType
 
 from app.weights.model import WeightsError
-from app.weights.tokenizers. import splitting
+from app.weights.tokenizers import splitting
 from app.weights.tokenizers.files import SubwordModel, TokenizerJson
 from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
 

@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFValueType, Keys
 
 from app.weights.model import Value, WeightsError
-from app.weights.tokenizers. import byte_level, sentencepiece, sentences, splitting
+from app.weights.tokenizers import byte_level, sentencepiece, sentences, splitting
 from app.weights.tokenizers.chat_template import DEFAULT, chat_templates
 from app.weights.tokenizers.files import TokenizerJson, model_file, tokenizer_json
 from app.weights.tokenizers.special import Special, special_tokens

@@ -12,8 +12,15 @@ from typing import Any
 from gguf import TokenType
 
 from app.weights.model import WeightsError
-from app.weights.tokenizers. import sentencepiece, splitting
-from app.weights.tokenizers.byte_level import NAME, check_model, merges, normalizers, pairs, take_tokens
+from app.weights.tokenizers import sentencepiece, splitting
+from app.weights.tokenizers.byte_level import (
+    NAME,
+    check_model,
+    merges,
+    normalizers,
+    pairs,
+    take_tokens,
+)
 from app.weights.tokenizers.files import TokenizerJson, json_object
 from app.weights.tokenizers.sentencepiece import SentencePieceModel
 from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
