@@ -3,25 +3,40 @@
 import hashlib
 import io
 import os
+import stat
 import struct
 import subprocess
 import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+import inflate64
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.archive import zip_records
 from app.archive.arrival import Arrival
 from app.archive.reader import Archive, ArchiveError, Entry, Limits, ZipArchive
 from tests.conftest import require_program
-from tests.zip_defects import DEFECTS, END, OTHER_KINDS, good, zip64_end
+from tests.zip_defects import (
+    DEFECTS,
+    END,
+    OTHER_KINDS,
+    TEXT,
+    central,
+    field,
+    good,
+    made,
+    unicode_path,
+    zip64_end,
+)  # fmt: skip
 
 
 def contents(path: Path, limits: Limits | None = None) -> dict[str, bytes]:
@@ -173,13 +188,6 @@ def named(raw: bytes, *, flags: int = 0, system: int = 3, extra: bytes = b"") ->
     return bytes(data)
 
 
-def unicode_path(raw: bytes, name: str) -> bytes:
-    import zlib
-
-    field = b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode()
-    return struct.pack("<HH", 0x7075, len(field)) + field
-
-
 NAMES = {
     "UTF-8, flagged": (named("模型".encode(), flags=2048, system=0), "模型"),
     "UTF-8 from Unix, not flagged": (named("模型".encode()), "模型"),
@@ -189,6 +197,18 @@ NAMES = {
         named(b"?.txt", system=0, extra=unicode_path(b"?.txt", "模.txt")),
         "模.txt",
     ),
+    "Info-ZIP's Unicode path of a name in a code page": (
+        named(b"\x82.txt", system=0, extra=unicode_path(b"\x82.txt", "é.txt")),
+        "é.txt",
+    ),
+    "UTF-8 from Windows, not flagged": (named("模型".encode(), system=0), "模型"),
+    "Shift JIS, with a letter that ends like a backslash": (
+        named("表.txt".encode("shift_jis"), system=0),
+        "ò\uff3c.txt",
+    ),
+    "GBK": (named("模型.txt".encode("gbk"), system=0), "─ú╨═.txt"),
+    "no code page at all": (named(b"\xff\xfe\x80.txt", system=0), "\xa0■Ç.txt"),
+    "backslashes": (named(b"m\\sub\\a.txt", system=0), "sub/a.txt"),
     "a Unicode path of another name": (
         named(b"a.txt", system=0, extra=unicode_path(b"b.txt", "模.txt")),
         "a.txt",
@@ -212,6 +232,8 @@ LAYOUTS = {
     ),
     "two top folders": (["m/a", "n/b"], ["m/a", "n/b"]),
     "a file beside the folder": (["m/a", "b"], ["m/a", "b"]),
+    "backslashes": (["m\\a", "m\\sub\\b"], ["a", "sub/b"]),
+    "backslashes, without a folder": (["a", "sub\\b"], ["a", "sub/b"]),
     "only one level is stripped": (["m/n/a"], ["n/a"]),
 }
 
@@ -221,6 +243,90 @@ def test_layouts(tmp_path: Path, name: str) -> None:
     names, expected = LAYOUTS[name]
     (tmp_path / "m.zip").write_bytes(good(*names))
     assert list(contents(tmp_path / "m.zip")) == expected
+
+
+def test_all_sizes_in_the_zip64_extra_as_go_writes_them(tmp_path: Path) -> None:
+    sizes = struct.pack("<QQQ", len(TEXT), len(TEXT), 0)
+    content = made(local_extra=field(1, sizes[:16]), extra=field(1, sizes), size=2**32 - 1)
+    (tmp_path / "m.zip").write_bytes(content)
+    assert contents(tmp_path / "m.zip") == arrived(tmp_path, content) == {"a.txt": TEXT}
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_deflate64(tmp_path: Path, piped: bool) -> None:
+    """As Windows Explorer packs what is larger than 2 GB; 7-Zip, too, to a pipe."""
+    content = os.urandom(300_000) + bytes(3_000_000) + b"end" * 100_000
+    deflater = inflate64.Deflater()
+    packed = deflater.deflate(content) + deflater.flush()
+    zipped = by_hand([("m/a.bin", 9, content, packed)], piped=piped)
+    (tmp_path / "m.zip").write_bytes(zipped)
+    assert contents(tmp_path / "m.zip") == arrived(tmp_path, zipped) == {"a.bin": content}
+    damaged = bytearray(zipped)
+    damaged[100_000] ^= 1
+    (tmp_path / "damaged").mkdir()
+    with pytest.raises(ArchiveError, match=r"a\.bin' is damaged"):
+        arrived(tmp_path / "damaged", bytes(damaged))
+
+
+FINDER = [
+    ("Model/", 0, b""),
+    ("Model/base.bin", 8, os.urandom(200_000)),
+    ("__MACOSX/Model/._base.bin", 8, b"x" * 80),
+    ("Model/a.txt", 8, b"hello"),
+]
+
+
+def by_finder(entries: Sequence[tuple[str, int, bytes]] = FINDER, method: int = 8) -> bytes:
+    """As macOS's Finder packs: to a pipe, and beyond 4 GB (here 64 kB) with sizes cut off."""
+    packed = []
+    for name, kind, content in entries:
+        deflated = zlib.compressobj(wbits=-15)
+        body = deflated.compress(content) + deflated.flush() if kind and method else content
+        packed.append((name, min(kind, method), content, body))
+    return by_hand(packed, piped=True, wrap=2**16)
+
+
+def test_finder_beyond_4_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_records, "WRAP", 2**16)
+    assert arrived(tmp_path, by_finder()) == {"base.bin": FINDER[1][2], "a.txt": b"hello"}
+
+
+FINDER_DEFECTS = {
+    "stored": lambda: by_finder(method=0),
+    "a wrong size": lambda: central(24, "L", 77, data=by_finder()),
+    "a wrong offset": lambda: central(42, "L", 77, data=by_finder()),
+}
+
+
+@pytest.mark.parametrize("name", FINDER_DEFECTS)
+def test_finder_where_it_can_t_be_told(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_records, "WRAP", 2**16)
+    with pytest.raises(ArchiveError, match=r"as macOS's Finder does.*`zip -r model.zip model`"):
+        arrived(tmp_path, FINDER_DEFECTS[name]())
+
+
+def by_hand(
+    entries: Sequence[tuple[str, int, bytes, bytes]], *, piped: bool, wrap: int = 2**32
+) -> bytes:
+    """A zip of (name, method, content, compressed content), written to a pipe or not."""
+    out, directory = b"", b""
+    for name, method, content, packed in entries:
+        flags = 8 if piped and content else 0
+        sizes = (zlib.crc32(content), len(packed) % wrap, len(content) % wrap)
+        head = (20, flags, method, 0, 0x21)
+        stated = (0, 0, 0) if flags else sizes
+        mode = (stat.S_IFDIR if name.endswith("/") else stat.S_IFREG) << 16
+        directory += struct.pack(
+            "<4sH5H3L5H2L", b"PK\1\2", 0x315, *head, *sizes, len(name), 0, 0, 0, 0, mode,
+            len(out) % wrap,
+        ) + name.encode()  # fmt: skip
+        out += struct.pack("<4s5H3L2H", b"PK\3\4", *head, *stated, len(name), 0) + name.encode()
+        out += packed + (struct.pack("<4s3L", b"PK\7\x08", *sizes) if flags else b"")
+    count = len(entries)
+    end = (0, 0, count, count, len(directory), len(out) % wrap, 0)
+    return out + directory + struct.pack("<4s4H2LH", END, *end)
 
 
 def test_a_zip64_end_record_that_agrees(tmp_path: Path) -> None:

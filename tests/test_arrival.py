@@ -2,7 +2,9 @@
 
 import io
 import os
+import struct
 import zipfile
+import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 
 from app.archive import zip_entries
 from app.archive.arrival import Arrival
+from app.archive.headers import header_is_known
 from app.archive.limits import Limits
 from app.archive.reader import Archive, ArchiveError
+from app.formats.files import ModelFile
 from app.views.form import FormError, FormReader
 
 NOISE = os.urandom(3_000_000)
@@ -165,3 +169,95 @@ def test_a_form_comes_apart_where_its_delimiters_are(
 def test_what_is_no_form_is_refused(body: bytes) -> None:
     with pytest.raises(FormError):
         read_form(body, 4096)
+
+
+class Gone(Exception):
+    """Nothing that anybody foresaw."""
+
+
+@pytest.mark.parametrize("error", [Gone, MemoryError, SystemExit, KeyboardInterrupt])
+def test_whatever_the_writing_thread_raises_ends_the_upload(
+    tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, piece: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr("app.archive.writing.HashedFile.write", fail)
+    with (
+        pytest.raises(error),
+        Arrival(tmp_path, Limits(), lambda size: None) as arrival,
+    ):
+        content = zipped(zipfile.ZIP_STORED)
+        for at in range(0, len(content), 65_536):
+            arrival.write(content[at : at + 65_536])
+
+
+def entry(name: str, content: bytes, *, flags: int = 0, method: int = 0) -> bytes:
+    """A stored entry by hand."""
+    sizes = (zlib.crc32(content), len(content), len(content))
+    head = struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, method, 0, 0, *sizes, len(name), 0)
+    return head + name.encode() + content
+
+
+BROKEN = struct.pack("<4sIQQ", b"GGUF", 9, 1, 0) + bytes(9_000_000)
+TOO_LONG = struct.pack("<Q", 2**40) + bytes(9_000_000)
+LFS = b"version https://git-lfs.github.com/spec/v1\n" + bytes(9_000_000)
+SMALL = entry("m/a.txt", b"x" * 300)
+EARLY = {
+    "traversal": (SMALL + entry("../x", NOISE), "points out of its folder"),
+    "encryption": (SMALL + entry("m/x", NOISE, flags=1), "is encrypted"),
+    "another method": (SMALL + entry("m/x", NOISE, method=12), "is compressed with bzip2"),
+    "a name twice": (SMALL + entry("m/a.txt", NOISE), "is in the archive twice"),
+    "the service's own name": (SMALL + entry(".merged/x", NOISE), "one of the service's own"),
+    "a GGUF of the future": (SMALL + entry("m/b.gguf", BROKEN), "m/b.gguf is GGUF version 9"),
+    "a pointer": (SMALL + entry("m/b.gguf", LFS), "isn't a GGUF file but a Git LFS pointer"),
+    "no safetensors": (SMALL + entry("m/b.safetensors", TOO_LONG), "isn't a safetensors file"),
+    "a bomb": (
+        SMALL + struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 9000, 2**31, 3, 0) + b"m/x",
+        "claims 2147483648 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_refused_at_the_first_bytes_that_tell(tmp_path: Path, name: str) -> None:
+    content, message = EARLY[name]
+    arrival = Arrival(tmp_path, Limits(), lambda size: None, on_file=header_is_known)
+    sent = 0
+    with pytest.raises(ArchiveError, match=message):
+        for at in range(0, len(content), 16_384):
+            sent += 16_384
+            arrival.write(content[at : at + 16_384])
+    arrival.close()
+    assert sent < 100_000
+
+
+def test_a_file_is_looked_at_until_its_header_is_there(tmp_path: Path) -> None:
+    """At four times as many bytes each time, and once more when it is whole."""
+    looks = []
+
+    def look(file: ModelFile) -> bool:
+        with file.open() as stream:
+            looks.append((file.name, file.size, len(stream.read())))
+        return looks[-1][2] > 1_000_000
+
+    arrival = Arrival(tmp_path, Limits(), lambda size: None, on_file=look)
+    for content in (SMALL, entry("b.bin", NOISE)):
+        for at in range(0, len(content), 8_192):
+            arrival.write(content[at : at + 8_192])
+    arrival.close()
+    assert [look[:2] for look in looks] == [("m/a.txt", 300)] + [("b.bin", 3_000_000)] * 3
+    expected = [300, 2**16, 2**18, 2**20]
+    come = [come for _, _, come in looks]
+    assert all(0 <= here - least < 9_000 for here, least in zip(come, expected, strict=True))
+
+
+def test_what_a_look_raises_ends_the_upload(tmp_path: Path) -> None:
+    def look(file: ModelFile) -> bool:
+        raise Gone
+
+    arrival = Arrival(tmp_path, Limits(), lambda size: None, on_file=look)
+    for _ in range(2):
+        with pytest.raises(Gone):
+            arrival.write(zipped(zipfile.ZIP_DEFLATED))
+    arrival.close()

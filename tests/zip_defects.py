@@ -7,6 +7,7 @@ import gzip
 import io
 import stat
 import struct
+import zlib
 from collections.abc import Callable
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -98,7 +99,49 @@ def overlapping() -> bytes:
     return bytes(data)
 
 
+def made(
+    *,
+    raw: bytes = b"a.txt",
+    local_extra: bytes = b"",
+    extra: bytes = b"",
+    size: int = len(TEXT),
+    end64: bytes = b"",
+) -> bytes:
+    """A zip by hand, with one stored file; `size` as its 32-bit fields have it. `end64` stands at
+    the end of a zip64 end record."""
+    fields = (20, 0, 0, 0, 0x21, zlib.crc32(TEXT), len(TEXT), size, len(raw))
+    head = struct.pack("<4s5HL2L2H", LOCAL, *fields, len(local_extra)) + raw + local_extra
+    directory = (
+        struct.pack("<4s6H3L5H2L", CENTRAL, 20, *fields, len(extra), 0, 0, 0, 0, 0) + raw + extra
+    )
+    start, size = len(head) + len(TEXT), len(directory)
+    records = b""
+    if end64:
+        records = struct.pack(
+            "<4sQHHLLQQQQ", b"PK\6\6", 44 + len(end64), 45, 45, 0, 0, 1, 1, size, start
+        )
+        records += end64 + struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
+    end = struct.pack("<4s4H2LH", END, 0, 0, 1, 1, size, start, 0)
+    return head + TEXT + directory + records + end
+
+
+def field(number: int, content: bytes) -> bytes:
+    """An extra field."""
+    return struct.pack("<HH", number, len(content)) + content
+
+
+def unicode_path(raw: bytes, name: str) -> bytes:
+    """Info-ZIP's extra field that says what `raw` is called."""
+    return field(0x7075, b"\1" + struct.pack("<L", zlib.crc32(raw)) + name.encode())
+
+
+def on_both(extra: bytes, **others: int) -> bytes:
+    return made(extra=extra, local_extra=extra, **others)  # type: ignore[arg-type]
+
+
 AGAIN = "Zip the files again."
+DAMAGED = "a.txt has damaged extra fields in the archive. Zip it again."
+RAW_DAMAGED = "b'a.txt' has damaged extra fields in the archive. Zip it again."
 DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     # names
     "absolute path": (
@@ -361,6 +404,44 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "zip64 sizes missing": (
         lambda: central(24, "L", 2**32 - 1),
         f"'a.txt' lacks its zip64 sizes. {AGAIN}",
+    ),
+    # what Warehouse refuses, because readers differ
+    "extra3byte": (lambda: on_both(b"   "), RAW_DAMAGED),
+    "non_ascii_original_name": (
+        lambda: made(raw=b"\x82", extra=unicode_path(b"\x82", "\u00e9")),
+        f"'\u00e9' is described in two ways by the archive. {AGAIN}",
+    ),
+    "a Unicode path in the local header alone": (
+        lambda: made(local_extra=unicode_path(b"a.txt", "b.txt")),
+        f"'a.txt' is described in two ways by the archive. {AGAIN}",
+    ),
+    "second_unicode_extra": (
+        lambda: on_both(unicode_path(b"a.txt", "b.txt") + unicode_path(b"a.txt", "c.txt")),
+        RAW_DAMAGED,
+    ),
+    "unicode_extra_chain": (
+        lambda: on_both(unicode_path(b"a.txt", "b.txt") + unicode_path(b"b.txt", "c.txt")),
+        RAW_DAMAGED,
+    ),
+    "zip64_eocd_confusion": (
+        lambda: made(end64=b"X" * 200 + good()),
+        "The archive has other data in its zip64 end record. Zip it again.",
+    ),
+    "zip64_eocd_extensible_data": (
+        lambda: made(end64=b"\0\0\x10\0zzzz"),
+        "The archive has other data in its zip64 end record. Zip it again.",
+    ),
+    "zip64_extra_too_long": (
+        lambda: on_both(field(1, struct.pack("<QQ", len(TEXT), 0)), size=2**32 - 1),
+        "'a.txt' has two sizes in the archive. Zip it again.",
+    ),
+    "zip64_extra_too_short": (
+        lambda: on_both(field(1, b"1234"), size=2**32 - 1),
+        f"'a.txt' lacks its zip64 sizes. {AGAIN}",
+    ),
+    "a second zip64 extra": (
+        lambda: on_both(field(1, bytes(8)) + field(1, bytes(8))),
+        RAW_DAMAGED,
     ),
     # content
     "encrypted": (

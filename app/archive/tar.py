@@ -216,7 +216,7 @@ class _Extensions:
             info.name.encode("utf-8", "surrogateescape")
         }
         if len(names) > 1:
-            raise _disagreement(readable(names.pop()))
+            raise _disagreement(readable(min(names)))
         return readable(names.pop())
 
     def size(self, info: tarfile.TarInfo, name: str) -> int:

@@ -186,7 +186,8 @@ class RecordReader:
             raw = self._read(name_size, at + CENTRAL.size)
             extra = self._read(extra_size, at + CENTRAL.size + name_size)
             name = _decoded(raw, flags, extra)
-            wide = _extras(extra, name).get(ZIP64_EXTRA)
+            extras = _extras(extra, name)
+            wide = extras.get(ZIP64_EXTRA)
             size, compressed, start = _widened(wide, name, size, compressed, start)
             if disk not in (0, LIMIT16):
                 raise ArchiveError(f"{name!r} is in another part of the archive.")
@@ -197,7 +198,7 @@ class RecordReader:
                 *(start, 0, 0),
             )
             check_flags(name, flags)
-            data, entry_end = self._local(record, end.offset)
+            data, entry_end = self._local(record, extras.get(UNICODE_PATH_EXTRA), end.offset)
             yield replace(record, data=data, end=entry_end)
             at += CENTRAL.size + name_size + extra_size + comment_size
         if at != stop:
@@ -216,7 +217,7 @@ class RecordReader:
             " `zip -r model.zip model` or `tar -cf model.tar model`."
         )
 
-    def _local(self, record: Record, directory: int) -> tuple[int, int]:
+    def _local(self, record: Record, unicode_path: bytes | None, directory: int) -> tuple[int, int]:
         """Where an entry's data begins and the entry ends, its local header agreeing."""
         name, right = record.name, (record.crc, record.compressed_size, record.size)
         beginning = self._read(LOCAL.size, record.start)
@@ -226,7 +227,7 @@ class RecordReader:
         header = local_header(self._read(head_size, record.start), name)
         compared = ENCRYPTED | STRONG | UTF8 | MASKED | HAS_DESCRIPTOR
         if (
-            (header.raw_name, header.name) != (record.raw_name, name)
+            (header.raw_name, header.unicode_path) != (record.raw_name, unicode_path)
             or (header.flags ^ record.flags) & compared
             or header.method != record.method
         ):
@@ -254,6 +255,7 @@ class LocalHeader:
     """What stands before an entry's data (4.3.7); with a data descriptor, sizes may be 0."""
 
     raw_name: bytes
+    unicode_path: bytes | None
     name: str
     flags: int
     method: int
@@ -275,9 +277,12 @@ def local_header(head: bytes, name: str | None = None) -> LocalHeader:
     raw_name = head[LOCAL.size : LOCAL.size + name_size]
     extra = head[LOCAL.size + name_size :]
     own_name = _decoded(raw_name, flags, extra)
-    wide = _extras(extra, name or own_name).get(ZIP64_EXTRA)
-    size, compressed = _widened(wide, name or own_name, size, compressed)
-    return LocalHeader(raw_name, own_name, flags, method, crc, compressed, size)
+    extras = _extras(extra, name or own_name)
+    size, compressed = _widened(extras.get(ZIP64_EXTRA), name or own_name, size, compressed)
+    return LocalHeader(
+        *(raw_name, extras.get(UNICODE_PATH_EXTRA), own_name),
+        *(flags, method, crc, compressed, size),
+    )
 
 
 def check_flags(name: str, flags: int) -> None:
