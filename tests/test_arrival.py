@@ -213,7 +213,10 @@ EARLY = {
     "a pointer": (SMALL + entry("m/b.gguf", LFS), "isn't a GGUF file but a Git LFS pointer"),
     "no safetensors": (SMALL + entry("m/b.safetensors", TOO_LONG), "isn't a safetensors file"),
     "a bomb": (
-        SMALL + struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 9000, 2**31, 3, 0) + b"m/x",
+        SMALL
+        + struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 9000, 2**31, 3, 0)
+        + b"m/x"
+        + NOISE,
         "claims 2147483648 bytes",
     ),
 }
