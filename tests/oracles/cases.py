@@ -176,4 +176,46 @@ CASES = (
     ),
     Case("smollm3", "SmolLM3ForCausalLM", "SmolLM3Config", {"num_hidden_layers": 4}),
     Case("olmo2", "Olmo2ForCausalLM", "Olmo2Config"),
+    Case(
+        "ministral3",
+        "Ministral3ForCausalLM",
+        "Ministral3Config",
+        {
+            "head_dim": 32,
+            "rope_parameters": {
+                **YARN,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+    ),
+    Case(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 32,
+            "sliding_window": 4,
+            # The real one has truncate=False, which llama.cpp doesn't know: it always truncates.
+            "rope_parameters": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": True},
+        },
+    ),
+    Case(
+        "qwen35",
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+        },
+    ),
 )

@@ -21,7 +21,8 @@ def values(case: str, name: str, shape: tuple[int, ...]) -> "np.ndarray[Any, Any
     if "embed_tokens" in name:
         spread = 0.5
     elif name.endswith("norm.weight") or name.endswith("_layernorm.weight"):
-        mean = 0.0 if case.startswith("gemma") and not case.startswith("gemma4") else 1.0
+        offset = case.startswith("gemma") or (case == "qwen35" and "linear_attn" not in name)
+        mean = 0.0 if offset else 1.0
     drawn = random.normal(mean, spread, shape)
     return (np.round(drawn * 256) / 256).clip(-0.99 + mean, 0.99 + mean).astype(np.float32)
 

@@ -30,6 +30,7 @@ def convert(folder: Path, target: Path, outtype: str) -> None:
     values = base.ModelBase.load_hparams(folder, False)
     name = base.get_model_architecture(values, base.ModelType.TEXT)
     kind = get_model_class(name)
+    kind.no_mtp = True
     model = kind(folder, FILE_TYPES[outtype], target, eager=True)
     for each in (model, getattr(model, "impl", model)):
         each.set_vocab = lambda: None

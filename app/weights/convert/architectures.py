@@ -1,11 +1,13 @@
 """The architectures that can be converted, by GGUF's name and by transformers' class."""
 
-from app.weights.convert import gemma, llama, others, qwen
+from app.weights.convert import gemma, gpt_oss, llama, others, qwen, qwen35
 from app.weights.convert.architecture import Architecture
 from app.weights.model import Model, Rows
 
 ARCHITECTURES: dict[str, Architecture] = {
-    each.name: each for module in (llama, qwen, gemma, others) for each in module.ARCHITECTURES
+    each.name: each
+    for module in (llama, qwen, qwen35, gemma, gpt_oss, others)
+    for each in module.ARCHITECTURES
 }
 CLASSES: dict[str, Architecture] = {
     name: each for each in ARCHITECTURES.values() for name in each.classes

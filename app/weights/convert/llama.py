@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from app.weights.convert.architecture import Architecture
-from app.weights.convert.config import Config
+from app.weights.convert.config import Config, Rope
 from app.weights.convert.keys import (
     Keys,
     common,
@@ -98,6 +98,17 @@ def smollm3_keys(config: Config) -> Keys:
     }
 
 
+def mistral3_keys(config: Config) -> Keys:
+    keys, rope = llama_keys(config), Rope(config).full
+    if config.text("model_type") == "ministral3":
+        numbers = {
+            "rope.scaling.yarn_log_multiplier": rope.number("mscale_all_dim"),
+            "attention.temperature_scale": rope.number("llama_4_scaling_beta"),
+        }
+        keys |= {key: real(number) for key, number in numbers.items() if number is not None}
+    return keys
+
+
 DEFAULTS = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 ARCHITECTURES = (
     Architecture(
@@ -129,6 +140,15 @@ ARCHITECTURES = (
             "max_position_embeddings": 32768,
             "tie_word_embeddings": True,
         },
+        changes=PERMUTED,
+        extra=rope_factors,
+    ),
+    Architecture(
+        "mistral3",
+        ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+        mistral3_keys,
+        llama_shapes,
+        {**DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8, "head_dim": 128},
         changes=PERMUTED,
         extra=rope_factors,
     ),

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.weights.convert.general import general_keys
 from app.weights.convert.keys import text, whole
 from app.weights.model import Model, Rows, Tensor, Value, WeightsError
 from app.weights.rows import ArrayRows, JoinedRows
+from app.weights.tokenizers import tokenizer_metadata
 
 Tokenizer = Callable[
     [Mapping[str, Path], Mapping[str, Any], int], tuple[Mapping[str, Value], tuple[str, ...]]
@@ -39,7 +39,7 @@ def read_safetensors(
     files: Mapping[str, Path] | Iterable[Path],
     *,
     name: str | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer = tokenizer_metadata,
     type: int | None = None,
 ) -> Model:
     """The model in a folder: `files` are its files, by their names in it or all in one place;
@@ -70,8 +70,6 @@ def read_safetensors(
     generation = {}
     if "generation_config.json" in files:
         generation = read_json(files["generation_config.json"], "generation_config.json")
-    if tokenizer is None:
-        tokenizer = import_module("app.weights.tokenizers").tokenizer_metadata
     rows = sources["model.embed_tokens.weight"].shape[0]
     vocabulary, remarks = tokenizer(files, values, rows)
     if name is None:
