@@ -12,9 +12,10 @@ import pytest
 from app.formats import gguf as headers
 from app.formats import safetensors
 from app.formats.adapter_config import AdapterConfig, read_adapter_config
-from app.weights.merge import MergeError, merge
+from app.weights.merge import MergeError
 from app.weights.peft import peft_pairs
 from tests.gguf_files import write_base
+from tests.test_merge import merge
 
 WIDTH, HEADS, RANK = 32, 2, 4
 PREFIX = "base_model.model.model.layers.0."
@@ -112,7 +113,7 @@ def test_against_the_dense_equivalent(
     adapter = save(tmp_path / "adapter_model.safetensors", as_tensors(pairs))
     header = safetensors.open_header(adapter)
     changes = peft_pairs(adapter, header, read_config(**settings), [headers.open_header(base)])
-    merge([base], changes, tmp_path / "merged.gguf", note="x")
+    merge([base], changes, tmp_path / "merged.gguf")
     before, after = weights(base), weights(tmp_path / "merged.gguf")
     for module, (a, b) in pairs.items():
         change = factor.get(module, 8 / RANK) * (b @ a)
@@ -129,7 +130,7 @@ def test_fan_in_fan_out_is_turned_round(tmp_path: Path) -> None:
     header = safetensors.open_header(adapter)
     config = read_config(fan_in_fan_out=True)
     changes = peft_pairs(adapter, header, config, [headers.open_header(base)])
-    merge([base], changes, tmp_path / "merged.gguf", note="x")
+    merge([base], changes, tmp_path / "merged.gguf")
     a, b = pairs["mlp.down_proj"]
     name = NAMES["mlp.down_proj"]
     expected = weights(base)[name] + 2 * (b @ a).T

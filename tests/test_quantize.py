@@ -11,9 +11,8 @@ import libgguf
 import numpy as np
 import pytest
 
-from app.formats.tensor_types import TENSOR_TYPES
+from app.formats.tensor_types import QUANTIZATIONS, TENSOR_TYPES
 from app.weights.imatrix import importance_of, read_imatrix
-from app.weights.job import QUANTIZATIONS
 from app.weights.model import Floats, Model, Tensor, Value, WeightsError
 from app.weights.quantize import choose_types, quantize
 from app.weights.read_gguf import read_gguf

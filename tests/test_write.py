@@ -11,6 +11,7 @@ import pytest
 
 from app.formats.tensor_types import TENSOR_TYPES
 from app.weights import quants
+from app.weights.job import Progress
 from app.weights.model import Floats, Model, Tensor, Value, WeightsError
 from app.weights.read_gguf import read_gguf
 from app.weights.rows import (
@@ -25,7 +26,7 @@ from app.weights.rows import (
     TransposedRows,
     shifted,
 )
-from app.weights.write import Progress, size_of, write_gguf
+from app.weights.write import size_of, write_gguf
 from tests.gguf_files import write_base
 
 RANDOM = np.random.default_rng(0)

@@ -58,6 +58,12 @@ FILE_TYPES = {
 }
 FILE_TYPE_IS_GUESSED = 1024
 
+QUANTIZATIONS = (
+    *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0"),
+    *("Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "IQ4_NL", "IQ4_XS"),
+)
+"""The file types that a model can be quantised to here, named as llama-quantize names them."""
+
 # struct's codes of the value types; 8 is a string and 9 an array.
 SCALARS = {
     **{0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f"},

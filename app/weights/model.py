@@ -11,16 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from app.weights.errors import WeightsError as WeightsError
+
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-
-class WeightsError(ValueError):
-    """The weights can't be used so; the message is a sentence that names the tensor or the key,
-    `hint` the way out."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Rows(Protocol):

@@ -8,10 +8,9 @@ get a type of smaller blocks.
 import re
 from dataclasses import dataclass, replace
 
-from app.formats.tensor_types import FILE_TYPES, TENSOR_TYPES
+from app.formats.tensor_types import FILE_TYPES, QUANTIZATIONS, TENSOR_TYPES
 from app.weights import quants
 from app.weights.imatrix import Imatrix, importance_of
-from app.weights.job import QUANTIZATIONS
 from app.weights.model import Model, Tensor, Value, WeightsError
 
 QUANTIZATION_VERSION = 2

@@ -18,6 +18,7 @@ import numpy as np
 
 from app.formats.tensor_types import ARRAY, SCALARS, STRING, TENSOR_TYPES
 from app.weights import quants
+from app.weights.job import Progress
 from app.weights.model import Model, Tensor, Value, WeightsError
 from app.weights.quants import Bytes
 from app.weights.rows import StoredRows
@@ -34,15 +35,6 @@ class Written:
 
     sha256: str
     size: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a file is written, in bytes and in whole tensors."""
-
-    done: int
-    total: int
-    tensors: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,8 @@ class _Piece:
     def _encoded(self) -> Bytes:
         tensor = self.tensor
         try:
-            rows = tensor.rows.read(self.first, self.last)
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = tensor.rows.read(self.first, self.last)
         except quants.NoDecoder as error:
             raise WeightsError(f"{tensor.name} can't be changed: {error}.") from error
         if not np.isfinite(rows).all():
