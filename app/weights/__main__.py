@@ -94,11 +94,9 @@ def _read(files: Sequence[Path], name: str) -> Model:
     with files[0].open("rb") as file:
         if file.read(4) == b"GGUF":
             return read_gguf(files)
-    from app.weights.convert import read_safetensors  # neither of which a merge needs
-    from app.weights.tokenizers import tokenizer_metadata
+    from app.weights.convert import read_safetensors  # which a merge doesn't need
 
-    by_name = {path.name: path for path in files}
-    return read_safetensors(by_name, name=name, tokenizer=tokenizer_metadata)
+    return read_safetensors({path.name: path for path in files}, name=name)
 
 
 def _quantization(model: Model) -> str:
