@@ -13,9 +13,13 @@ import pytest
 from app.weights import quants
 from app.weights.convert import CLASSES, read_safetensors
 from app.weights.model import Value
+from app.weights.quantize import quantize
+from app.weights.tokenizers import splitting
 from app.weights.write import write_gguf
+from tests.llama_cpp import generate
 from tests.oracles import logprobs
 from tests.oracles.folders import write_folder
+from tests.small_tokenizers import byte_level, save
 
 FIXTURES = Path(__file__).parent / "oracles" / "fixtures"
 CASES = sorted(path.stem for path in FIXTURES.glob("*.json"))
@@ -87,6 +91,13 @@ def test_tensors_and_metadata_are_those_of_llama_cpp(case: str, tmp_path: Path) 
     assert metadata == recorded["metadata"]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_q8_0_has_the_bytes_of_llama_cpp(case: str, tmp_path: Path) -> None:
+    model = read_safetensors(folder_of(case, tmp_path), name=case, tokenizer=no_tokenizer)
+    write_gguf(quantize(model, "Q8_0"), tmp_path / "Q8_0.gguf")
+    assert digests(tmp_path / "Q8_0.gguf") == fixture(case)["tensors"]["Q8_0"]
+
+
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """llama.cpp's log-probabilities for the F32 file of each case."""
@@ -117,3 +128,30 @@ def test_the_docs_list_every_class_and_every_architecture_has_a_case() -> None:
     assert [name for name in CLASSES if f"``{name}``" not in text] == []
     recorded = {fixture(case)["metadata"]["general.architecture"] for case in CASES}
     assert recorded == {architecture.name for architecture in CLASSES.values()}
+
+
+def test_a_whole_folder_becomes_a_model_that_llama_cpp_runs(tmp_path: Path) -> None:
+    recorded, rows = fixture("llama31"), 960
+    config = {**recorded["config"], "vocab_size": rows, "eos_token_id": 2}
+    table = {key: [rows, 64] for key in ("model.embed_tokens.weight", "lm_head.weight")}
+    folder = write_folder(tmp_path / "whole", "llama31", config, {**recorded["shapes"], **table})
+    way = next(way for way in splitting.WAYS if way.name == "llama-bpe")
+    tokenizer = byte_level(way.steps, ignore_merges=bool(way.whole_words))
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    save(
+        folder,
+        {
+            "tokenizer.json": tokenizer,
+            "tokenizer_config.json": {"eos_token": "</s>", "chat_template": template},
+            "generation_config.json": {"eos_token_id": [2, 4], "top_k": 20, "temperature": 0.7},
+        },
+    )
+    model = read_safetensors(folder.iterdir())
+    assert model.metadata["general.name"].content == "Whole"
+    assert model.metadata["general.sampling.top_k"].content == 20
+    assert model.metadata["tokenizer.ggml.pre"].content == "llama-bpe"
+    assert model.metadata["tokenizer.ggml.eos_token_id"].content == 2
+    assert model.metadata["tokenizer.chat_template"].content == template
+    assert len(model.metadata["tokenizer.ggml.tokens"].content) == rows
+    write_gguf(model, tmp_path / "whole.gguf")
+    assert generate(tmp_path / "whole.gguf")
