@@ -101,6 +101,19 @@ SETTINGS = (
         "UPLOAD_TIMEOUT", _count, "120", "Seconds that a client may stay silent while it sends."
     ),
     Setting(
+        "MIN_UPLOAD_RATE",
+        _count,
+        "1000",
+        "Bytes a second that an upload must average over each UPLOAD_TIMEOUT seconds.",
+    ),
+    Setting(
+        "REQUEST_TIMEOUT",
+        _count,
+        "20",
+        "Seconds that a request's headers, and a body that is no upload, may take to arrive.",
+    ),
+    Setting("UNREAD_TIMEOUT", _count, "60", "Seconds that a client may leave an answer unread."),
+    Setting(
         "ALLOWED_ORIGINS",
         _texts,
         "",

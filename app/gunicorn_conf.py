@@ -1,23 +1,10 @@
-"""gunicorn's settings: threads, so that an upload in progress never delays another request."""
+"""gunicorn's settings."""
 
 import os
 
-from gunicorn.workers.gthread import ThreadWorker
-
 from app.config import from_environ
 from app.metrics import mark_process_dead
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]
-    """A worker that, told to stop, refuses new connections at once: gunicorn's own keeps its
-    listening socket open while requests end, and connections wait in its queue for nothing."""
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        super().set_accept_enabled(enabled)
-        if not self.alive:
-            for listener in self.sockets:
-                listener.close()
-
+from app.worker import Worker, bounds
 
 _settings = from_environ(os.environ)
 
@@ -27,6 +14,11 @@ worker_class = Worker
 workers = _settings["WORKERS"]
 threads = _settings["THREADS"]
 graceful_timeout = _settings["GRACEFUL_TIMEOUT"]
+keepalive = 15
+worker_connections = 4000
+sendfile = False
+bounds.request_seconds = _settings["REQUEST_TIMEOUT"]
+bounds.unread_seconds = _settings["UNREAD_TIMEOUT"]
 accesslog = "-"
 logconfig_dict = {
     "root": {"level": "INFO", "handlers": ["console"]},

@@ -165,6 +165,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
     settings = {
         "MODEL_HANDLER_MAX_UPLOAD_BYTES": str(LIMIT),
         "MODEL_HANDLER_UPLOAD_TIMEOUT": "1",
+        "MODEL_HANDLER_REQUEST_TIMEOUT": "1",
         "MODEL_HANDLER_ALLOWED_ORIGINS": "https://console.example",
     }
     with serve(models_dir, "127.0.0.1:9", settings) as served:
@@ -201,7 +202,9 @@ def test_a_body_shorter_than_its_length(limited: tuple[Served, Path], closes: bo
     served, models_dir = limited
     data = request(part("Model", ZIP + "x" * 1000, "m.zip"), length=5000)
     status, body = send(served, data, then_close=closes)
-    assert status == json.loads(body)["status"] == 400
+    line = json.loads(body)
+    assert status == line["status"] == (400 if closes else 408)
+    assert line["message"]["action"] == UPLOAD
     assert not litter(models_dir)
 
 

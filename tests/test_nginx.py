@@ -46,7 +46,8 @@ def nginx(folder: Path, *instances: str) -> Iterator[str]:
     (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(
         f"daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;"
-        f" events {{}} http {{ access_log off; include {folder}/site.conf; }}"
+        " events { worker_connections 4096; }"
+        f" http {{ access_log off; include {folder}/site.conf; }}"
     )
     command = [
         shutil.which("nginx") or "nginx",

@@ -4,6 +4,7 @@ import json
 import logging
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -152,7 +153,7 @@ def _described(task: Task, error: Exception) -> Failure:
 def _client_is_there() -> bool:
     """Whether the client of the current request still holds its connection open."""
     connection = request.environ.get("gunicorn.socket")
-    if type(connection) is not socket.socket:
+    if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
         return True
     poll = select.poll()
     poll.register(connection, select.POLLIN)

@@ -1,6 +1,5 @@
 """Zips on their way in: their bytes go straight to where they are worked on."""
 
-import socket
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.archive.headers import header_is_known
+from app.connection import Connection
 from app.metrics import RECEIVED_BYTES, phase
 from app.planning.options import BadRequest
 from app.service.work import Upload
@@ -118,5 +118,6 @@ def _check_size(storage: Storage) -> None:
         raise RequestEntityTooLarge(f"The upload has {size} bytes; at most {most} are taken.")
     storage.require_space(size, "This upload")
     connection = request.environ.get("gunicorn.socket")
-    if isinstance(connection, socket.socket):
-        connection.settimeout(current_app.config["UPLOAD_TIMEOUT"])
+    if isinstance(connection, Connection):
+        config = current_app.config
+        connection.expect_upload(config["UPLOAD_TIMEOUT"], config["MIN_UPLOAD_RATE"])

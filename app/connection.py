@@ -1,0 +1,116 @@
+"""A client's connection whose every wait is bounded."""
+
+import socket
+import time
+
+from gunicorn.http.unreader import SocketUnreader
+from werkzeug.exceptions import RequestTimeout
+
+BACKLOG_BYTES = 4 * 2**20
+
+TOO_SLOW = "The request arrived too slowly. Send it again over a faster connection."
+
+
+class TooSlow(RequestTimeout):
+    """The client sends its request's body too slowly."""
+
+
+class Unread(ConnectionResetError):
+    """The client doesn't read what it is sent."""
+
+
+class Connection(socket.socket):
+    """A connection, taken over from `accepted`.
+
+    A request's body must be there `request_seconds` after `begin`, unless `expect_upload` was
+    called. The client may leave what it is sent unread for `unread_seconds`.
+    """
+
+    def __init__(
+        self, accepted: socket.socket, request_seconds: float, unread_seconds: float
+    ) -> None:
+        super().__init__(fileno=accepted.detach())
+        self._request_seconds = request_seconds
+        self._unread_seconds = unread_seconds
+        self._backlog: bytearray | None = None
+        self.begin()
+
+    def begin(self, *, keeps_backlog: bool = False, is_late: bool = False) -> None:
+        """A request begins. Where it `keeps_backlog`, what the client doesn't read at once, up to
+        BACKLOG_BYTES, is kept for `flush`, so that no thread waits for it. Where it `is_late`, its
+        time has passed already: `receive` waits no more."""
+        self._window, self._rate = (0.0 if is_late else self._request_seconds), 0
+        self._is_late = is_late
+        self._waited, self._arrived = 0.0, 0
+        self._is_upload = False
+        self._backlog = bytearray() if keeps_backlog else None
+
+    def expect_upload(self, window: float, rate: int) -> None:
+        """Within each `window` seconds of waiting, `rate` bytes a second must arrive, and some."""
+        if self._is_late:
+            return
+        self._window, self._rate, self._is_upload = window, max(rate, 1), True
+        self._waited, self._arrived = 0.0, 0
+
+    def receive(self, size: int) -> bytes:
+        """The next bytes of a body, at most `size`. Raises TooSlow."""
+        started = time.monotonic()
+        self.settimeout(max(self._window - self._waited, 0.001))
+        try:
+            data = self.recv(size)
+        except TimeoutError:
+            raise TooSlow(TOO_SLOW) from None
+        finally:
+            self.settimeout(None)
+        self._waited += time.monotonic() - started
+        self._arrived += len(data)
+        if self._is_upload and self._waited >= self._window:
+            if self._arrived < self._rate * self._window:
+                raise TooSlow(TOO_SLOW)
+            self._waited, self._arrived = 0.0, 0
+        return data
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+        """Send everything. Raises Unread where the client reads nothing for too long."""
+        left = memoryview(data)
+        if self._backlog is not None:
+            if not self._backlog:
+                left = left[self._send_now(left) :]
+            if len(self._backlog) + len(left) <= BACKLOG_BYTES:
+                self._backlog += left
+                return
+            left = memoryview(bytes(self._backlog) + left)
+            self._backlog.clear()
+        self.settimeout(self._unread_seconds)
+        try:
+            while left:
+                left = left[self.send(left, flags) :]
+        except TimeoutError:
+            raise Unread from None
+        finally:
+            self.settimeout(None)
+
+    def flush(self) -> bool:
+        """Send of what was kept as much as goes at once; whether nothing is left."""
+        if self._backlog:
+            del self._backlog[: self._send_now(memoryview(bytes(self._backlog[: 2**18])))]
+        return not self._backlog
+
+    def _send_now(self, data: memoryview) -> int:
+        try:
+            return self.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+
+class BodyReader(SocketUnreader):  # type: ignore[misc]
+    """Reads a request from a Connection for gunicorn, within the connection's bounds."""
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next piece of what the client sends."""
+        connection: Connection = self.sock
+        if connection.gettimeout() is not None:  # gunicorn discards a body, with a bound of its own
+            piece: bytes = super().chunk(size_hint)
+            return piece
+        size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
+        return connection.receive(size)

@@ -1,0 +1,289 @@
+"""gunicorn's worker of threads, which gives a thread only to a request that has arrived.
+
+gunicorn's own hands each connection to a thread, which then waits for the client: as many slow
+clients as there are threads stop the service. Here the loop that watches all connections gathers
+each request's head, and its body where that is small, before a thread is asked; health, what only
+reads, work, and bodies still under way have threads of their own.
+"""
+
+import json
+import os
+import re
+import resource
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from app.connection import TOO_SLOW, BodyReader, Connection, TooSlow
+
+HEAD_BYTES = 64 * 2**10
+BODY_BYTES = 64 * 2**10
+DISCARDED_BYTES = 16 * 2**20
+LINGER_SECONDS = 2.0
+DRAIN_SECONDS = 0.2
+LOOK_SECONDS = 0.5
+HEALTH, LISTS, WORK, BODIES = "health", "lists", "work", "bodies"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.I)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.I)
+_READS = re.compile(rb"(?:GET|HEAD|OPTIONS) ([^ ?]*)")
+
+
+@dataclass
+class Bounds:
+    """What clients are granted: set once, before the worker starts."""
+
+    request_seconds: float = 20.0
+    unread_seconds: float = 60.0
+
+
+bounds = Bounds()
+
+
+def pool_for(request: bytes | bytearray) -> str | None:
+    """Which threads are to serve the request that these bytes begin, or None while it is to be
+    waited for: a whole head, and a whole body where that is small."""
+    end = request.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None
+    head = bytes(request[:end])
+    length = _LENGTH.search(head)
+    if _CHUNKED.search(head):
+        return BODIES
+    if length:
+        size = int(length[1])
+        if size > BODY_BYTES:
+            return BODIES
+        if len(request) < end + size:
+            return BODIES if b"100-continue" in head.lower() else None
+    reads = _READS.match(head)
+    if reads is None or reads[1].endswith(b"/download"):
+        return WORK
+    return HEALTH if reads[1] == b"/healthz" else LISTS
+
+
+def refusal(status: int, reason: str, sentence: str) -> bytes:
+    """The whole answer to a request that never came to be one, in the contract's shape."""
+    message = {
+        "action": "Failed request.",
+        "task_uuid": str(uuid4()),
+        "progress_ratio": 0,
+        "details": {"error": sentence},
+    }
+    body = json.dumps({"status": status, "message": message}) + "\n"
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+    typed = f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + typed + body).encode()
+
+
+class Client(TConn):  # type: ignore[misc]
+    """A connection and what has arrived on it that no thread has yet."""
+
+    def __init__(self, worker: "Worker", accepted: socket.socket, address: Any, own: Any) -> None:
+        connection = Connection(accepted, bounds.request_seconds, bounds.unread_seconds)
+        super().__init__(worker.cfg, connection, address, own)
+        self.gathered = bytearray()
+        self.discarded = 0
+        self.data_ready = True
+        self.deadline = 0.0
+        self.ready: Callable[[Client], None] | None = None
+        self.keeps_alive = False
+
+    def take_over(self) -> None:
+        """Give what was gathered to the parser; for the thread that serves the request."""
+        self.init()
+        if not isinstance(self.parser.unreader, BodyReader):
+            self.parser.unreader = BodyReader(self.sock)
+        self.parser.unreader.unread(bytes(self.gathered))
+        self.gathered.clear()
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """See the module. Told to stop, or left by gunicorn's master, it refuses new connections at
+    once: gunicorn's own keeps its listening socket open while requests end."""
+
+    def init_process(self) -> None:
+        self.alive: bool
+        self._watched: dict[Client, None] = {}
+        self._looked_at = 0.0
+        self._pools = {
+            HEALTH: ThreadPoolExecutor(2, HEALTH),
+            LISTS: ThreadPoolExecutor(8, LISTS),
+            WORK: ThreadPoolExecutor(self.cfg.threads, WORK),
+            BODIES: ThreadPoolExecutor(self.cfg.threads, BODIES),
+        }
+        _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = most_files if 0 < most_files < 65_536 else 65_536
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most_files))
+        self.worker_connections = min(self.cfg.worker_connections, files // 4)
+        super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return self._pools[WORK]
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and (not self.alive or self.ppid != os.getppid()):
+            self.alive = False
+            for listener in self.sockets:
+                listener.close()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Watch a new connection; where there are too many, the one that has waited longest
+        for its client makes room."""
+        try:
+            accepted, address = listener.accept()
+        except OSError:
+            return
+        if self.nr_conns + 1 >= self.worker_connections and self._watched:
+            self._drop(next(iter(self._watched)))
+        self.nr_conns += 1
+        client = Client(self, accepted, address, listener.getsockname())
+        self._watch(client, self._gather, bounds.request_seconds)
+
+    def enqueue_req(self, conn: Client, pool: str = WORK, *, is_late: bool = False) -> None:
+        conn.sock.begin(keeps_backlog=pool in (HEALTH, LISTS), is_late=is_late)
+        future = self._pools[pool].submit(self.handle, conn)
+        future.add_done_callback(
+            lambda done: self.method_queue.defer(self.finish_request, conn, done)
+        )
+
+    def handle(self, conn: Client) -> bool:
+        """Serve one request, in a thread; whether the connection can be used for another."""
+        try:
+            conn.take_over()
+        except OSError:
+            return False
+        return bool(super().handle(conn))
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        if isinstance(exc, TooSlow):
+            client.sendall(refusal(408, "Request Timeout", TOO_SLOW))
+        else:
+            super().handle_error(req, client, addr, exc)
+
+    def _keepalive_after(self, conn: Client, keepalive: bool) -> bool:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        return keepalive and bool(conn.parser.finish_body(deadline=deadline))
+
+    def finish_request(self, conn: Client, fs: "Future[bool]") -> None:
+        """Go on with a connection once its thread has done with it; on the loop."""
+        conn.keeps_alive = not fs.cancelled() and fs.exception() is None and fs.result()
+        conn.sock.setblocking(False)
+        self._watch(conn, self._flush, bounds.unread_seconds, selectors.EVENT_WRITE)
+
+    def murder_pending(self) -> None:
+        """End the connections whose clients have taken too long."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for client in [client for client in self._watched if client.deadline <= now]:
+            if b"\r\n\r\n" in client.gathered:
+                self._unwatch(client)
+                self.enqueue_req(client, is_late=True)
+            elif client.gathered:
+                self._refuse(client, 408, "Request Timeout", TOO_SLOW)
+            else:
+                self._drop(client)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """End soon the connections on which nothing is asked, where the worker stops."""
+        if self.alive and not force:
+            return
+        soon = time.monotonic() + (0 if force else LOOK_SECONDS)
+        for client in self._watched:
+            if client.ready == self._gather and not client.gathered:
+                client.deadline = min(client.deadline, soon)
+
+    def _watch(
+        self, client: Client, ready: Any, seconds: float, event: int = selectors.EVENT_READ
+    ) -> None:
+        client.deadline = time.monotonic() + seconds
+        client.ready = ready
+        self._watched[client] = None
+        self.poller.register(client.sock, event, lambda _: self._attempt(ready, client))
+
+    def _unwatch(self, client: Client) -> None:
+        self._watched.pop(client, None)
+        self.poller.unregister(client.sock)
+
+    def _attempt(self, ready: Any, client: Client) -> None:
+        try:
+            ready(client)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+
+    def _gather(self, client: Client) -> None:
+        """Take what has arrived, until a thread can serve it."""
+        piece = client.sock.recv(HEAD_BYTES)
+        if piece and not client.gathered:
+            client.deadline = time.monotonic() + bounds.request_seconds
+        client.gathered += piece
+        pool = pool_for(client.gathered)
+        if pool is None and not piece and b"\r\n\r\n" in client.gathered:
+            pool = WORK  # Cut off within its body: it is answered as such.
+        if pool is not None:
+            self._unwatch(client)
+            self.enqueue_req(client, pool)
+        elif not piece:
+            self._drop(client)
+        elif len(client.gathered) > HEAD_BYTES + BODY_BYTES:
+            reason = "Request Header Fields Too Large"
+            self._refuse(client, 431, reason, f"The headers exceed {HEAD_BYTES} bytes.")
+
+    def _flush(self, client: Client) -> None:
+        """Send what the client hasn't read yet, then wait for its next request or end."""
+        if not client.sock.flush():
+            client.deadline = time.monotonic() + bounds.unread_seconds
+            return
+        self._unwatch(client)
+        if not client.keeps_alive:
+            self._end(client)
+            return
+        client.gathered += client.parser.unreader.take_buffered()
+        pool = pool_for(client.gathered)
+        if pool is not None:
+            self.enqueue_req(client, pool)
+        else:
+            self._watch(client, self._gather, self.cfg.keepalive)
+
+    def _refuse(self, client: Client, status: int, reason: str, sentence: str) -> None:
+        self._unwatch(client)
+        client.gathered.clear()
+        with suppress(OSError):
+            client.sock.send(refusal(status, reason, sentence), socket.MSG_DONTWAIT)
+        self._end(client)
+
+    def _end(self, client: Client) -> None:
+        """Say that nothing more is sent, and discard for a moment what still comes, so that the
+        answer isn't lost (RFC 9112, section 9.6). On the loop: no thread waits for it."""
+        client.keeps_alive = False
+        client.sock.setblocking(False)
+        try:
+            client.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.nr_conns -= 1
+            client.close()
+            return
+        self._watch(client, self._discard, LINGER_SECONDS)
+
+    def _discard(self, client: Client) -> None:
+        piece = client.sock.recv(HEAD_BYTES)
+        client.discarded += len(piece)
+        if not piece or client.discarded > DISCARDED_BYTES:
+            self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        self._unwatch(client)
+        self.nr_conns -= 1
+        client.close()
