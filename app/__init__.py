@@ -1,7 +1,7 @@
 """model handler: from a zip of a fine-tuned model to a model on an Ollama server."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from app import config as settings
 from app.archive.reader import Limits
 from app.modelfile.templates import Templates
 from app.ollama.client import Ollama
+from app.service.planner import Planner
 from app.service.work import Service
 from app.storage.directory import Storage
 from app.storage.tasks import TaskLog
@@ -44,17 +45,17 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     storage.prepare()
     owners = app.config["MODELFILES_DIR"]
     folders = [Path(owners)] if owners else []
-    probes: dict[str, tuple[float, bool]] = {}
     app.extensions["service"] = Service(
         storage=storage,
         tasks=TaskLog(storage.state_folder / "tasks"),
-        templates=Templates(*folders, data_folder("modelfiles")),
-        connect=lambda: [
-            Ollama(url, app.config["CONNECT_TIMEOUT"], app.config["SILENCE_TIMEOUT"], probes)
-            for url in app.config["OLLAMA_HOST"].split(",")
-        ],
-        merge=app.config["MERGE"],
-        ollama_models=app.config["OLLAMA_MODELS"],
+        planner=Planner(
+            storage=storage,
+            templates=Templates(*folders, data_folder("modelfiles")),
+            merge=app.config["MERGE"],
+            ollama_models=app.config["OLLAMA_MODELS"],
+        ),
+        ollamas=kept_clients(app.config),
+        verify=app.config["VERIFY"],
     )
     app.before_request(refuse_other_origins)
     app.before_request(require_key)
@@ -63,6 +64,20 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app
+
+
+def kept_clients(config: Mapping[str, Any]) -> Callable[[], list[Ollama]]:
+    """What gives the clients of the Ollama servers that are set, each made once."""
+    made: dict[str, Ollama] = {}
+
+    def clients() -> list[Ollama]:
+        urls = config["OLLAMA_HOST"].split(",")
+        for url in urls:
+            if url not in made:
+                made[url] = Ollama(url, config["CONNECT_TIMEOUT"], config["SILENCE_TIMEOUT"])
+        return [made[url] for url in urls]
+
+    return clients
 
 
 def data_folder(name: str) -> Path:

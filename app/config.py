@@ -64,6 +64,12 @@ def _texts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("takes 0 or 1")
+    return text == "1"
+
+
 def _merge_choice(text: str) -> str:
     if text not in MERGE_CHOICES:
         raise ValueError(f"takes one of {', '.join(MERGE_CHOICES)}")
@@ -125,6 +131,12 @@ SETTINGS = (
         "auto",
         "Whether adapters are merged into their base: auto (where Ollama can't run them), always,"
         " never.",
+    ),
+    Setting(
+        "VERIFY",
+        _flag,
+        "0",
+        "1: after each create, have Ollama load the model and answer one token.",
     ),
     Setting(
         "API_KEY",

@@ -239,7 +239,7 @@ def test_ollama_that_stays_silent(tmp_path: Path, models_dir: Path, zips: Zips) 
     assert answer.last["status"] == 504
     assert answer.last["details"] == {
         "error": f"Ollama at {standin.url} fell silent within its answer.",
-        "hint": "The upload is kept as model 'tiny_lora': once Ollama is well again,"
+        "hint": "The upload is kept as model 'tiny_lora': once Ollama is available again,"
         " POST /models/create/ makes it, without a new upload.",
     }
     assert not litter(models_dir)

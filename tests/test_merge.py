@@ -357,5 +357,5 @@ def test_a_refusal_lists_the_bases_that_would_fit(tmp_path: Path, models_dir: Pa
     assert answer.last["details"] == {
         "error": "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "hint": "Name the base in the field 'from'. Ollama has none of architecture llama."
-        " Here there are: the_base.",
+        " Stored here: the_base.",
     }

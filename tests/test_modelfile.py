@@ -18,7 +18,7 @@ from app.modelfile.grammar import (
     parse,
     quote,
 )
-from app.modelfile.templates import Templates
+from app.modelfile.templates import Chat, Templates
 
 OURS = Path(__file__).parent.parent / "modelfiles"
 TEMPLATES = Templates(OURS)
@@ -216,8 +216,8 @@ def test_a_rendered_modelfile_reads_back_as_what_went_in(
         "messages": messages,
         "license": license_,
     }
-    said = parse(TEMPLATES.render(name, values | texts))
-    family = parse(TEMPLATES.render(name, {"base": ["foo"]}))
+    said = TEMPLATES.render(name, values | texts)
+    family = TEMPLATES.render(name, {"base": ["foo"]})
 
     template = texts.get("template") or family.template
     own_stops = {} if texts.get("template") else dict(merge_parameters(family.parameters, {}))
@@ -349,7 +349,7 @@ def test_the_request_refuses_a_parameter_that_ollama_doesnt_have() -> None:
 
 
 def test_the_default_writes_whatever_is_given() -> None:
-    text = TEMPLATES.render(
+    said = TEMPLATES.render(
         "default",
         {
             "base": ["./a b.gguf", "./mmproj.gguf"],
@@ -364,7 +364,7 @@ def test_the_default_writes_whatever_is_given() -> None:
             "requires": "0.14.0",
         },
     )
-    assert text == (
+    assert said.text == (
         "FROM ./a b.gguf\nFROM ./mmproj.gguf\nADAPTER ./lora.gguf\n"
         "TEMPLATE {{ .Prompt }}\n"
         "PARAMETER stop a\nPARAMETER stop b\nPARAMETER temperature 0.7\nPARAMETER use_mmap true\n"
@@ -376,7 +376,7 @@ def test_the_default_writes_whatever_is_given() -> None:
 
 
 def test_the_default_alone_leaves_the_chat_template_to_ollama() -> None:
-    assert TEMPLATES.render("default", {"base": ["./a.gguf"]}) == "FROM ./a.gguf\n"
+    assert TEMPLATES.render("default", {"base": ["./a.gguf"]}).text == "FROM ./a.gguf\n"
 
 
 FAMILIES = {
@@ -443,7 +443,7 @@ PARAMETER stop <|im_end|>
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_adds_its_template_and_stops(family: str) -> None:
     values = {"base": ["./a.gguf"], "adapter": "./b.gguf", "system": "Be short."}
-    assert TEMPLATES.render(f"{family}.modelfile", values) == (
+    assert TEMPLATES.render(f"{family}.modelfile", values).text == (
         f"FROM ./a.gguf\nADAPTER ./b.gguf\n{FAMILIES[family]}SYSTEM Be short.\n"
     )
 
@@ -468,8 +468,8 @@ def test_every_family_that_is_there_is_shown_here() -> None:
 def test_what_was_asked_for_goes_before_the_familys(
     asked: dict[str, object], template: str | None, parameters: tuple[tuple[str, str], ...]
 ) -> None:
-    said = parse(TEMPLATES.render("gemma", {"base": ["foo"]} | asked))
-    familys = parse(TEMPLATES.render("gemma", {"base": ["foo"]})).template
+    said = TEMPLATES.render("gemma", {"base": ["foo"]} | asked)
+    familys = TEMPLATES.render("gemma", {"base": ["foo"]}).template
     assert (said.template, said.parameters) == (template or familys, parameters)
 
 
@@ -488,32 +488,62 @@ UNKNOWN = (
 
 
 @pytest.mark.parametrize(
-    ("architecture", "has_chat_template", "tokens", "name", "reason"),
+    ("chat", "name", "reason"),
     [
-        ("llama", True, TOKENS["llama3"], "default", "The GGUF carries its own chat template."),
+        (
+            Chat("llama", has_template=True, special_tokens=frozenset(TOKENS["llama3"])),
+            *("default", "The model carries its own chat template."),
+        ),
         *[
-            ("llama", False, [*tokens, "</s>"], family, "the vocabulary has")
+            (
+                Chat("llama", special_tokens=frozenset([*tokens, "</s>"])),
+                *(family, "the vocabulary has"),
+            )
             for family, tokens in TOKENS.items()
         ],
         (
-            *("gemma2", False, TOKENS["chatml"], "chatml"),
-            "No chat template, but the vocabulary has <|im_start|>, <|im_end|>.",
+            Chat("gemma2", special_tokens=frozenset(TOKENS["chatml"])),
+            *("chatml", "No chat template, but the vocabulary has <|im_start|>, <|im_end|>."),
         ),
         (
-            *("qwen2", False, ["<|im_start|>"], "chatml"),
-            "No chat template or known chat tokens, but a qwen2 model.",
+            Chat(
+                "llama",
+                special_tokens=frozenset(TOKENS["llama3"] + TOKENS["chatml"]),
+                end_tokens=("<|im_end|>",),
+            ),
+            *("chatml", "No chat template, but the model ends its turns with <|im_end|>."),
         ),
-        ("gemma3", False, [], "gemma", "but a gemma3 model."),
-        ("phi3", False, [], "phi3", "but a phi3 model."),
-        ("mistral3", False, [], "mistral", "but a mistral3 model."),
-        ("llama", False, ["</s>"], "default", UNKNOWN.format("llama")),
-        (None, False, [], "default", UNKNOWN.format("unknown")),
+        (
+            Chat(
+                "qwen2",
+                special_tokens=frozenset(TOKENS["chatml"] + TOKENS["llama3"]),
+                end_tokens=("<|eot_id|>",),
+            ),
+            *("llama3", "No chat template, but the model ends its turns with <|eot_id|>."),
+        ),
+        (
+            Chat("phi3", special_tokens=frozenset(TOKENS["phi4"]), end_tokens=("<|im_end|>",)),
+            *("phi4", "No chat template, but the model ends its turns with <|im_end|>."),
+        ),
+        (
+            Chat("llama", special_tokens=frozenset(["<|im_end|>"]), end_tokens=("<|im_end|>",)),
+            *("default", UNKNOWN.format("llama")),
+        ),
+        (
+            Chat("qwen2", special_tokens=frozenset(["<|im_start|>"])),
+            *("chatml", "No chat template or known chat tokens, but a qwen2 model."),
+        ),
+        (Chat("gemma3"), "gemma", "but a gemma3 model."),
+        (Chat("phi3"), "phi3", "but a phi3 model."),
+        (Chat("mistral3"), "mistral", "but a mistral3 model."),
+        (Chat("llama", special_tokens=frozenset(["</s>"])), "default", UNKNOWN.format("llama")),
+        (Chat(), "default", UNKNOWN.format("unknown")),
     ],
 )
-def test_chooses_by_chat_template_then_tokens_then_architecture(
-    architecture: str | None, has_chat_template: bool, tokens: list[str], name: str, reason: str
+def test_chooses_by_chat_template_then_end_then_tokens_then_architecture(
+    chat: Chat, name: str, reason: str
 ) -> None:
-    chosen, why = TEMPLATES.choose(architecture, has_chat_template, frozenset(tokens))
+    chosen, why = TEMPLATES.choose(chat)
     assert chosen == name
     assert reason in why
     assert chosen in TEMPLATES.names()
@@ -539,14 +569,14 @@ def owners(folder: Path, text: str, name: str = "own") -> Templates:
 def test_an_owner_adds_a_template_by_a_file(tmp_path: Path, text: str, modelfile: str) -> None:
     templates = owners(tmp_path, text)
     assert "own" in templates.names()
-    assert templates.render("own", {"base": ["./a.gguf"]}) == modelfile
+    assert templates.render("own", {"base": ["./a.gguf"]}).text == modelfile
 
 
 def test_an_owners_file_hides_ours_at_once(tmp_path: Path) -> None:
     templates = Templates(tmp_path / "absent", tmp_path, OURS)
-    assert templates.render("default", {"base": ["foo"]}) == "FROM foo\n"
+    assert templates.render("default", {"base": ["foo"]}).text == "FROM foo\n"
     (tmp_path / "default.modelfile").write_text("FROM [= base[0] =]\nSYSTEM Ours\n")
-    assert templates.render("default", {"base": ["foo"]}) == "FROM foo\nSYSTEM Ours\n"
+    assert templates.render("default", {"base": ["foo"]}).text == "FROM foo\nSYSTEM Ours\n"
     assert templates.names() == TEMPLATES.names()
 
 

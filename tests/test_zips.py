@@ -24,7 +24,7 @@ NEW = "becomes"
 BASE_ON_OLLAMA = "base-on-ollama"
 
 
-def safetensors_bytes(**tensors: tuple[int, ...]) -> bytes:
+def safetensors_bytes(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
     """A safetensors file of float32 zeros, by tensor name and shape."""
     header, offset = {}, 0
     for name, shape in tensors.items():
@@ -35,15 +35,18 @@ def safetensors_bytes(**tensors: tuple[int, ...]) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(offset)
 
 
+QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 PEFT = {
     "adapter_config.json": json.dumps(
         {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/tiny"}
     ).encode(),
-    "adapter_model.safetensors": safetensors_bytes(a=(2, 4)),
+    "adapter_model.safetensors": safetensors_bytes(
+        {f"{QUERY}.lora_A.weight": (2, 32), f"{QUERY}.lora_B.weight": (32, 2)}
+    ),
 }
 HF_MODEL = {
     "config.json": json.dumps({"architectures": ["LlamaForCausalLM"]}).encode(),
-    "model.safetensors": safetensors_bytes(weight=(4, 4)),
+    "model.safetensors": safetensors_bytes({"weight": (4, 4)}),
     "tokenizer.json": b"{}",
     "tokenizer.model": b"sentencepiece",
     "README.md": b"hello",
@@ -68,16 +71,23 @@ class Files:
         self.named_lora = write_lora(folder / "named-lora.gguf", base_name="base-on-ollama")
         self.mmproj = self._mmproj()
 
-    def shard(self, number: int, count: int, tensors: int) -> Path:
-        """One shard, with two tensors of its own."""
+    def shard(self, number: int, count: int, tensors: int | None = None) -> Path:
+        """A shard of the base, which has some of its tensors; the first has the metadata. It says
+        that all shards have `tensors`, if that isn't what they have."""
         path = self.folder / f"part-{number:05}-of-{count:05}-{tensors}.gguf"
         if not path.exists():
+            whole = gguf.GGUFReader(self.base)
             writer = gguf.GGUFWriter(path, "llama")
+            for key, field in whole.fields.items() if number == 1 else ():
+                if not key.startswith("GGUF.") and key != "general.architecture":
+                    kinds = field.types
+                    sub_type = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
+                    writer.add_key_value(key, field.contents(), kinds[0], sub_type)
             writer.add_uint16("split.no", number - 1)
             writer.add_uint16("split.count", count)
-            writer.add_int32("split.tensors.count", tensors)
-            for name in ("first", "second"):
-                writer.add_tensor(f"{name}.{number}.weight", np.ones((2, 32), np.float32))
+            writer.add_int32("split.tensors.count", tensors or len(whole.tensors))
+            for tensor in whole.tensors[number - 1 :: count]:
+                writer.add_tensor(tensor.name, np.array(tensor.data))
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -196,7 +206,6 @@ WORKS = {
         files=["base.gguf"],
         adapters=["adapter_config.json", "adapter_model.safetensors"],
         loads=False,
-        without_adapters=False,
     ),
     "safetensors model": Works(
         lambda f: HF_MODEL,
@@ -262,7 +271,7 @@ WORKS = {
         request={"parameters": {"stop": ["<|im_start|>", "<|im_end|>"]}},
     ),
     "shards": Works(
-        lambda f: {f"m-{n:05}-of-00002.gguf": f.shard(n, 2, 4) for n in (2, 1)},
+        lambda f: {f"m-{n:05}-of-00002.gguf": f.shard(n, 2) for n in (2, 1)},
         ["./m-00001-of-00002.gguf", "./m-00002-of-00002.gguf"],
         files=["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
         loads=False,
@@ -388,7 +397,7 @@ REFUSED = {
         "lora.gguf has no usable adapter.lora.alpha; convert the adapter again.",
     ),
     "a shard is missing": Refused(
-        lambda f: {"m-00001-of-00002.gguf": f.shard(1, 2, 4)},
+        lambda f: {"m-00001-of-00002.gguf": f.shard(1, 2)},
         "The shards of m aren't complete: m-00002-of-00002.gguf isn't in the zip.",
     ),
     "shards of two sets": Refused(
@@ -396,17 +405,17 @@ REFUSED = {
             "m-00001-of-00002.gguf": f.shard(1, 2, 5),
             "m-00002-of-00002.gguf": f.shard(2, 2, 5),
         },
-        "The shards of m aren't of one set: they hold 4 tensors where 5 belong.",
+        "The shards of m aren't of one set: they hold 12 tensors where 5 belong.",
     ),
     "a shard under another number": Refused(
         lambda f: {
-            "m-00001-of-00002.gguf": f.shard(2, 2, 4),
-            "m-00002-of-00002.gguf": f.shard(1, 2, 4),
+            "m-00001-of-00002.gguf": f.shard(2, 2),
+            "m-00002-of-00002.gguf": f.shard(1, 2),
         },
         "m-00001-of-00002.gguf says inside that it is shard 2 of 2.",
     ),
     "a shard that isn't named like one": Refused(
-        lambda f: {"model.gguf": f.shard(1, 2, 4)},
+        lambda f: {"model.gguf": f.shard(1, 2)},
         "model.gguf is shard 1 of 2 but isn't named like one.",
         "Name it <prefix>-00001-of-00002.gguf, as it was made.",
     ),
@@ -430,18 +439,20 @@ REFUSED = {
         "adapter_config.json: IA3 isn't a LoRA adapter.",
     ),
     "PEFT that can't be merged where Ollama doesn't convert it": Refused(
-        lambda f: {"base.gguf": f.qwen, **PEFT},
+        lambda f: {
+            "base.gguf": f.qwen,
+            **PEFT,
+            "adapter_model.safetensors": safetensors_bytes({"a": (2, 4)}),
+        },
         "adapter_model.safetensors: The adapter holds a, which is no half of a LoRA pair.",
-        "Or convert it to GGUF with llama.cpp:"
-        " python convert_lora_to_gguf.py <folder> --base <base model folder>",
         action=CREATE,
     ),
     "PEFT alone for an architecture that Ollama doesn't convert": Refused(
         lambda f: PEFT,
-        "adapter_model.safetensors: Ollama converts safetensors adapters only for llama and gemma2,"
-        " not for qwen2.",
-        "Convert it to GGUF with llama.cpp:"
-        " python convert_lora_to_gguf.py <folder> --base <base model folder>",
+        "adapter_model.safetensors: Ollama doesn't convert safetensors adapters for qwen2. The"
+        " adapter would have to be merged, but its base is a model that only Ollama has.",
+        "Put the base model into the zip, or upload it here as a model of its own and name that one"
+        " in the field 'from'.",
         fields={"from": "qwen-on-ollama"},
         action=CREATE,
     ),
@@ -449,8 +460,8 @@ REFUSED = {
         lambda f: {"lora.gguf": f.lora},
         "This Ollama server (version 0.34.1) no longer takes adapters. The adapter would have to"
         " be merged, but its base is a model that only Ollama has.",
-        "Put the base model's GGUF into the zip, or upload it here as a model of its own and"
-        " name that one in the field 'from'.",
+        "Put the base model into the zip, or upload it here as a model of its own and name that one"
+        " in the field 'from'.",
         fields={"from": "base-on-ollama"},
         action=CREATE,
         version="0.34.1",

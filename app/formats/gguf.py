@@ -79,7 +79,7 @@ class Header:
 
     `size` is the whole file's, in bytes. Texts of `metadata` beyond KEPT_TEXT characters are cut;
     `spans` is where each key-value pair begins and ends in the file. `special_tokens` are those of
-    SPECIAL_TOKENS in the vocabulary.
+    SPECIAL_TOKENS in the vocabulary, with their ids.
     """
 
     version: int
@@ -89,7 +89,7 @@ class Header:
     tensors: Mapping[str, Tensor]
     alignment: int
     data_offset: int
-    special_tokens: frozenset[str]
+    special_tokens: Mapping[str, int]
 
     @property
     def declares_kind(self) -> bool:
@@ -207,9 +207,7 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     tensors = _place(infos, alignment, data_offset, size)
     if not tensors and "split.count" not in metadata:
         raise GGUFError("holds no tensors; it may be a vocabulary alone")
-    return Header(
-        version, size, metadata, spans, tensors, alignment, data_offset, frozenset(special_tokens)
-    )
+    return Header(version, size, metadata, spans, tensors, alignment, data_offset, special_tokens)
 
 
 def check_adapter_fits(base: Sequence[Header], adapter: Header) -> None:
@@ -276,10 +274,10 @@ def _read_version(reader: GgufStream) -> int:
 
 def _read_metadata(
     reader: GgufStream, count: int
-) -> tuple[dict[str, Value], dict[str, tuple[int, int]], set[str]]:
+) -> tuple[dict[str, Value], dict[str, tuple[int, int]], dict[str, int]]:
     metadata: dict[str, Value] = {}
     spans: dict[str, tuple[int, int]] = {}
-    special_tokens: set[str] = set()
+    special_tokens: dict[str, int] = {}
     for _ in range(count):
         start = reader.position
         key = reader.name("metadata key")
@@ -290,7 +288,7 @@ def _read_metadata(
     return metadata, spans, special_tokens
 
 
-def _read_value(reader: GgufStream, key: str, special_tokens: set[str]) -> Value:
+def _read_value(reader: GgufStream, key: str, special_tokens: dict[str, int]) -> Value:
     kind = reader.number("I")
     if kind in SCALARS:
         value = reader.scalar(SCALARS[kind])

@@ -112,14 +112,14 @@ class GgufStream:
         self._kept += kept
         return value
 
-    def skip_strings(self, count: int, wanted: set[str] | None) -> None:
-        """Pass over `count` texts; those of SPECIAL_TOKENS among them go into `wanted`."""
+    def skip_strings(self, count: int, wanted: dict[str, int] | None) -> None:
+        """Pass over `count` texts; those of SPECIAL_TOKENS go into `wanted`, with their number."""
         self._items += count
         if self._items > ITEMS:
             raise GGUFError(f"has more than {ITEMS} texts in its metadata")
         self._require(8 * count)
         unpack, size = struct.Struct("<Q").unpack_from, 8
-        for _ in range(count):
+        for number in range(count):
             at = self._at
             if at + size > len(self._buffer):
                 self.take(size)
@@ -139,7 +139,7 @@ class GgufStream:
                     continue
                 token = self._buffer[at + size : end]
             if wanted is not None and (text := token.decode(errors="replace")) in SPECIAL_TOKENS:
-                wanted.add(text)
+                wanted.setdefault(text, number)
 
     def _require(self, count: int) -> None:
         if count > self.size - self.position:

@@ -11,7 +11,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from reprlib import repr as shortened
 from typing import Any
 
@@ -69,7 +69,7 @@ class Modelfile:
     """What a Modelfile says: all values in order, or the last one where Ollama takes only that.
 
     `parameters` are (name, value), `messages` are (role, content). Of `adapters` Ollama takes the
-    last, and merges the models that `from_` names.
+    last, and merges the models that `from_` names. `text` is what it was read from.
     """
 
     from_: tuple[str, ...]
@@ -83,6 +83,7 @@ class Modelfile:
     parser: str | None = None
     requires: str | None = None
     draft: str | None = None
+    text: str = field(default="", compare=False, repr=False)
 
 
 def parse(text: str) -> Modelfile:
@@ -108,6 +109,7 @@ def parse(text: str) -> Modelfile:
         parameters=tuple(named["parameter"]),
         license=tuple(values["license"]),
         messages=tuple(named["message"]),
+        text=text,
         **{key: values[key][-1] for key in (*SAID_ONCE, "draft") if values[key]},
     )
 

@@ -1,6 +1,7 @@
 """The Modelfile templates: chosen for a model, and rendered so that every value reads back."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -8,10 +9,26 @@ from typing import Any
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.modelfile.grammar import SAID_ONCE, ModelfileError, check_parameters, parse, quote
+from app.modelfile.grammar import (
+    SAID_ONCE,
+    Modelfile,
+    ModelfileError,
+    check_parameters,
+    parse,
+    quote,
+)
 
 SUFFIX = ".modelfile"
 
+# What a model was taught to end its turn with: the first family of that token whose tokens the
+# vocabulary has, all of them. A model that was tuned to another family's turns keeps the tokens of
+# its own.
+_BY_END: Mapping[str, tuple[str, ...]] = {
+    "<|im_end|>": ("phi4", "chatml"),
+    "<|eot_id|>": ("llama3",),
+    "<end_of_turn>": ("gemma",),
+    "<|end|>": ("phi3",),
+}
 # Which family a vocabulary belongs to: the first one whose tokens it has, all of them.
 _BY_TOKENS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
@@ -28,6 +45,22 @@ _BY_ARCHITECTURE: Mapping[str, str] = {
     "phi3": "phi3",
     "mistral3": "mistral",
 }
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a model's files tell of how it chats.
+
+    `has_template`: they hold a chat template (Jinja), which `knows_tools` or doesn't.
+    `special_tokens` are those of its vocabulary that mark turns; `end_tokens` those of them that
+    end one, the likeliest first.
+    """
+
+    architecture: str | None = None
+    has_template: bool = False
+    knows_tools: bool = False
+    special_tokens: frozenset[str] = frozenset()
+    end_tokens: tuple[str, ...] = ()
 
 
 class Templates:
@@ -63,25 +96,31 @@ class Templates:
         files = (file for folder in self._folders for file in folder.glob(f"*{SUFFIX}"))
         return sorted({file.stem for file in files if not file.name.startswith(("_", "."))})
 
-    def choose(
-        self, architecture: str | None, has_chat_template: bool, special_tokens: frozenset[str]
-    ) -> tuple[str, str]:
-        """The name of the template that suits a GGUF, and a sentence that says why."""
-        if has_chat_template:
-            return "default", "The GGUF carries its own chat template."
+    def choose(self, chat: Chat) -> tuple[str, str]:
+        """The name of the template that suits a model, and a sentence that says why."""
+        if chat.has_template:
+            return "default", "The model carries its own chat template."
+        families = dict(_BY_TOKENS)
+        for end in chat.end_tokens:
+            for name in _BY_END.get(end, ()):
+                if chat.special_tokens.issuperset(families[name]):
+                    return name, f"No chat template, but the model ends its turns with {end}."
         for name, tokens in _BY_TOKENS:
-            if special_tokens.issuperset(tokens):
+            if chat.special_tokens.issuperset(tokens):
                 return name, f"No chat template, but the vocabulary has {', '.join(tokens)}."
-        family = _BY_ARCHITECTURE.get(architecture or "")
+        family = _BY_ARCHITECTURE.get(chat.architecture or "")
         if family is not None:
-            return family, f"No chat template or known chat tokens, but a {architecture} model."
+            return (
+                family,
+                f"No chat template or known chat tokens, but a {chat.architecture} model.",
+            )
         return "default", (
             "No chat template or known chat tokens, and the architecture"
-            f" ({architecture or 'unknown'}) doesn't tell how it chats;"
+            f" ({chat.architecture or 'unknown'}) doesn't tell how it chats;"
             " the field 'modelfile_template' can name a family."
         )
 
-    def render(self, name: str, values: Mapping[str, object]) -> str:
+    def render(self, name: str, values: Mapping[str, object]) -> Modelfile:
         """The Modelfile that the template `name` (with or without its suffix) makes of the values.
 
         They are `base` (what FROM says, a list) and, where they are set, `adapter`, `system`,
@@ -109,8 +148,7 @@ class Templates:
         except Exception as error:  # an owner's expressions can raise anything
             reason = error.message if isinstance(error, TemplateError) else type(error).__name__
             raise ModelfileError(f"The template {name!r} fails: {reason}.") from error
-        _check_says(text, name, given)
-        return text
+        return _checked(text, name, given)
 
 
 def _spelled(value: object) -> str:
@@ -142,8 +180,9 @@ def _complete(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_says(text: str, name: str, given: Mapping[str, Any]) -> None:
-    """Raise ModelfileError unless the text says all that was given, and no other model."""
+def _checked(text: str, name: str, given: Mapping[str, Any]) -> Modelfile:
+    """What the text says. Raises ModelfileError unless that is all that was given, and no other
+    model."""
     try:
         said = parse(text)
     except ModelfileError as error:
@@ -164,3 +203,4 @@ def _check_says(text: str, name: str, given: Mapping[str, Any]) -> None:
     wrong = [instruction for instruction, is_right in right.items() if not is_right]
     if wrong:
         raise ModelfileError(f"The template {name!r} doesn't write {', '.join(wrong)} as given.")
+    return said

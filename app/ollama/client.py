@@ -3,20 +3,24 @@
 Source for paths and bodies: Ollama, docs/api.md and server/routes.go.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
-from urllib3.util import Retry
+
+from app.ollama import bounded
+from app.ollama.connection import Answers, interruptible, new_session
 
 BLOCK = 2**20
-PROBE_SECONDS = 300.0
+PROBE_SECONDS = 60.0
+VERSION_SECONDS = 10.0
+LOOK_UP_SECONDS = 60.0
+WORDS = 2000
 NAME_RULE = (
     "Ollama's names are [host/][namespace/]name[:tag]; each part begins with a letter, digit or"
     " underscore, goes on with those, dots and hyphens (no dot in a namespace), and has at most"
@@ -26,6 +30,13 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAME = re.compile(
     rf"(?:(?:(?P<host>{_PART}(?::\d{{1,5}})?)/)?(?P<namespace>[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}})/)?"
     rf"(?P<name>{_PART})(?::(?P<tag>{_PART}))?"
+)
+
+
+_PROBE_ANSWERS = {"invalid model name": True, "no longer supported": False}
+# A folder, on any system, before the name of what is in it.
+_PATHS = re.compile(
+    r"""(?<![\w:/.])(?:/[^\s/:"']+)+/(?=[^\s/]+)|(?<!\w)[A-Za-z]:\\(?:[^\s\\:"']+\\)*"""
 )
 
 
@@ -57,6 +68,10 @@ class NameTaken(OllamaError):
 
 class BlobMissing(OllamaError):
     """Ollama no longer has a blob that it had a moment ago."""
+
+
+class _NotFound(OllamaError):
+    """The server has nothing there."""
 
 
 def check_name(name: str) -> str:
@@ -95,62 +110,72 @@ class _FileBody:
 
 
 class Ollama:
-    """One Ollama server.
+    """One Ollama server; made once and used by all requests.
 
     `url` is its base URL; `connect_timeout` and `silence_timeout` are seconds. No request has a
     limit on its total time. What only reads (GET, HEAD) is tried again where the connection breaks.
-    Every method may raise OllamaError or OllamaSilent. `probes` keeps when servers, by URL, were
-    asked about adapters, and what they said.
+    Whatever the server answers takes bounded memory. Every method may raise OllamaError or
+    OllamaSilent, and Cancelled where `progress.CANCEL` says that nobody waits any more.
     """
 
-    def __init__(
-        self,
-        url: str,
-        connect_timeout: float,
-        silence_timeout: float,
-        probes: dict[str, tuple[float, bool]] | None = None,
-    ) -> None:
+    def __init__(self, url: str, connect_timeout: float, silence_timeout: float) -> None:
         self.url = url
-        self._probes = {} if probes is None else probes
         self._connect_timeout = connect_timeout
         self._silence_timeout = silence_timeout
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy for the internet isn't one for Ollama
-        retries = Retry(
-            total=2, backoff_factor=0.2, allowed_methods=("GET", "HEAD"), status_forcelist=(503,)
-        )
-        retries.raise_on_status = False
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retries))
+        self._look_up_timeout = min(silence_timeout, LOOK_UP_SECONDS)
+        self._session = new_session()
+        self._said_version: tuple[str, float] | None = None
+        self._said_adapters: tuple[bool, str, float] | None = None
 
     def version(self) -> str:
         """The server's version, or "unknown"; quickly tells whether there is a server."""
-        answer = self._json(self._send("GET", "/api/version", silence=self._connect_timeout))
-        return str(answer.get("version", "unknown"))
+        answer = self._json("GET", "/api/version", silence=self._connect_timeout)
+        version = _readable(str(answer.get("version", "unknown")))[:100]
+        self._said_version = version, time.monotonic()
+        return version
+
+    def recent_version(self) -> str:
+        """The version as it was said within the last VERSION_SECONDS, else asked for now."""
+        if self._said_version is not None:
+            version, at = self._said_version
+            if time.monotonic() - at < VERSION_SECONDS:
+                return version
+        return self.version()
 
     def takes_adapters(self) -> bool:
-        """Whether the server still takes LoRA adapters; asked without a side effect, and not again
-        for PROBE_SECONDS."""
-        asked_at, answer = self._probes.get(self.url, (-PROBE_SECONDS, False))
-        if time.monotonic() - asked_at < PROBE_SECONDS:
-            return answer
+        """Whether the server still takes LoRA adapters: asked without a side effect, and not again
+        for PROBE_SECONDS while its version stays the same. Only the two answers that are known
+        count; any other is raised as OllamaError."""
+        version = self.recent_version()
+        if self._said_adapters is not None:
+            answer, of_version, at = self._said_adapters
+            if of_version == version and time.monotonic() - at < PROBE_SECONDS:
+                return answer
         body = {"model": "!", "adapters": {"x.gguf": "sha256:" + "0" * 64}}
-        response = self._send("POST", "/api/create", json=body, silence=self._connect_timeout)
-        answer = "no longer supported" not in response.text
-        self._probes[self.url] = (time.monotonic(), answer)
-        return answer
+        silence = self._connect_timeout
+        with self._exchange("POST", "/api/create", json=body, silence=silence) as response:
+            words = _words(response)
+            known = [answer for said, answer in _PROBE_ANSWERS.items() if said in words]
+            if response.status_code != 400 or not known:
+                raise _failure(response.status_code, words)
+        self._said_adapters = known[0], version, time.monotonic()
+        return known[0]
 
     def tags(self) -> list[dict[str, Any]]:
         """The models that the server has, as `/api/tags` describes them."""
-        models = self._json(self._send("GET", "/api/tags")).get("models") or []
-        return [model for model in models if isinstance(model, dict) and "name" in model]
+        models = self._json("GET", "/api/tags").get("models")
+        return [
+            model
+            for model in (models if isinstance(models, list) else [])
+            if isinstance(model, dict) and isinstance(model.get("name"), str)
+        ]
 
     def show(self, name: str) -> dict[str, Any]:
         """What the server knows of a model. Raises ModelMissing."""
-        response = self._send("POST", "/api/show", json={"model": name})
-        if response.status_code == 404:
-            raise ModelMissing(f"Ollama has no model {name!r}.")
-        return self._json(response)
+        try:
+            return self._json("POST", "/api/show", json={"model": name})
+        except _NotFound as error:
+            raise ModelMissing(f"Ollama has no model {name!r}.") from error
 
     def has_model(self, name: str) -> bool:
         """Whether the server has a model of that name; False for one that it wouldn't take."""
@@ -169,51 +194,59 @@ class Ollama:
 
     def has_blob(self, sha256: str) -> bool:
         """Whether the server has the blob of that digest (hex)."""
-        response = self._send("HEAD", f"/api/blobs/sha256:{sha256}")
-        if response.status_code not in (200, 404):
-            raise _failed(response)
-        return response.status_code == 200
+        path = f"/api/blobs/sha256:{sha256}"
+        with self._exchange("HEAD", path, silence=self._look_up_timeout) as response:
+            if response.status_code not in (200, 404):
+                raise _failure(response.status_code, _words(response))
+            return response.status_code == 200
 
     def push_blob(self, path: Path, sha256: str, report: Callable[[int], None]) -> None:
         """Send a file from disk; `report` gets the bytes sent so far, and may raise to stop it."""
         # While a body is sent, urllib3 applies the connection timeout to each write.
-        response = self._send(
+        with self._exchange(
             "POST",
             f"/api/blobs/sha256:{sha256}",
             data=_FileBody(path, report),
             connect=self._silence_timeout,
-        )
-        if response.status_code not in (200, 201):
-            raise _failed(response)
+        ) as response:
+            if response.status_code not in (200, 201):
+                raise _failure(response.status_code, _words(response))
 
     def create(self, body: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
-        """Create a model; `report` gets each of Ollama's status lines.
+        """Create a model; `report` gets each of Ollama's status lines, and may raise to stop.
 
-        The answer is read to its end whatever happens: a server up to 0.33 hangs on a create whose
-        client has left. Raises OllamaError for an error line or a missing `success`, BlobMissing
-        where a blob is gone.
+        The answer is read to its end whatever happens, on a thread that outlives this call where it
+        is stopped: a server up to 0.33 hangs on a create whose client has left. Raises OllamaError
+        for an error line or a missing `success`, BlobMissing where a blob is gone.
         """
-        response = self._send("POST", "/api/create", json=body, stream=True)
         last: dict[str, Any] = {}
-        stopped: Exception | None = None
-        with response:
-            if response.status_code != 200:
-                raise _failed(response)
-            for line in self._lines(response):
-                last = last if "error" in last else line
-                try:
-                    report(line)
-                except Exception as error:
-                    stopped = stopped or error
+        for line in Answers(lambda: self._stream("/api/create", body)):
+            last = last if "error" in last else line
+            report(line)
         if "error" in last:
-            words = str(last["error"])
+            words = _readable(str(last["error"]))
             kind = BlobMissing if "no such file or directory" in words else OllamaError
-            raise kind(f"Ollama refused the model: {_without_paths(words)}")
+            raise kind(f"Ollama refused the model: {words}")
         if last.get("status") != "success":
-            after = f" after {last['status']!r}" if "status" in last else ""
+            after = f" after {_readable(str(last['status']))!r}" if "status" in last else ""
             raise OllamaError(f"Ollama ended its answer without success{after}.")
-        if stopped is not None:
-            raise stopped
+
+    def verify(self, name: str) -> bool:
+        """Have the server load a model and answer one token; False where it loads and says nothing.
+
+        Raises OllamaError, with the server's reason, where it can't.
+        """
+        body = {"model": name, "prompt": "Hello", "raw": True, "options": {"num_predict": 1}}
+        done = False
+        try:
+            for line in self._stream("/api/generate", body):
+                if "error" in line:
+                    raise OllamaError(_readable(str(line["error"])))
+                done = done or line.get("done") is True
+        except OllamaError as error:
+            error.args = (f"Ollama made the model {name!r}, but can't run it: {error}",)
+            raise
+        return done
 
     def generate(self, name: str, prompt: str) -> Generator[dict[str, Any], None, None]:
         """The server's lines of an answer to `prompt`, each as it comes; closing this ends it.
@@ -221,15 +254,13 @@ class Ollama:
         Raises ModelMissing, and OllamaError for what the server refuses; a failure after its first
         line is one of its lines, with the key `error`.
         """
-        body = {"model": name, "prompt": prompt}
-        with self._send("POST", "/api/generate", json=body, stream=True) as response:
-            if response.status_code == 404:
-                raise ModelMissing(f"Ollama has no model {name!r}.")
-            if response.status_code != 200:
-                raise _failed(response)
-            yield from self._lines(response)
+        try:
+            yield from self._stream("/api/generate", {"model": name, "prompt": prompt})
+        except _NotFound as error:
+            raise ModelMissing(f"Ollama has no model {name!r}.") from error
 
-    def _send(
+    @contextmanager
+    def _exchange(
         self,
         method: str,
         path: str,
@@ -237,61 +268,90 @@ class Ollama:
         connect: float | None = None,
         silence: float | None = None,
         **options: Any,
-    ) -> requests.Response:
+    ) -> Iterator[requests.Response]:
+        """A request, and its response as long as the block runs; its body is still to be read."""
         timeout = (connect or self._connect_timeout, silence or self._silence_timeout)
         try:
-            return self._session.request(
-                method, self.url + path, timeout=timeout, allow_redirects=False, **options
-            )
-        except requests.ConnectTimeout as error:
-            raise OllamaSilent(f"Ollama at {self.url} doesn't take connections.") from error
-        except requests.Timeout as error:
-            raise OllamaSilent(f"Ollama at {self.url} stopped answering.") from error
+            with (
+                interruptible(),
+                self._session.request(
+                    method,
+                    self.url + path,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    stream=True,
+                    **options,
+                ) as response,
+            ):
+                yield response
+        except bounded.TooMuch as error:
+            raise OllamaError(f"Ollama at {self.url} sent {error}.") from error
         except requests.RequestException as error:
-            raise OllamaLost(
-                f"Ollama at {self.url} can't be reached, or broke off the connection."
-                " Check that it runs, and that OLLAMA_HOST names it."
-            ) from error
+            raise self._broken(error) from error
 
-    def _json(self, response: requests.Response) -> dict[str, Any]:
-        if response.status_code != 200:
-            raise _failed(response)
+    def _broken(self, error: requests.RequestException) -> OllamaError:
+        if isinstance(error, requests.ConnectTimeout):
+            return OllamaSilent(f"Ollama at {self.url} doesn't take connections.")
+        # A read that times out within an answer arrives wrapped in a ConnectionError.
+        if isinstance(error, requests.Timeout):
+            return OllamaSilent(f"Ollama at {self.url} stopped answering.")
+        if error.args and isinstance(error.args[0], ReadTimeoutError):
+            return OllamaSilent(f"Ollama at {self.url} fell silent within its answer.")
+        return OllamaLost(
+            f"Ollama at {self.url} can't be reached, or broke off the connection."
+            " Check that it runs, and that OLLAMA_HOST names it."
+        )
+
+    def _json(
+        self, method: str, path: str, *, silence: float | None = None, **options: Any
+    ) -> dict[str, Any]:
+        silence = silence or self._look_up_timeout
+        with self._exchange(method, path, silence=silence, **options) as response:
+            if response.status_code != 200:
+                raise _failure(response.status_code, _words(response))
+            content = bounded.whole(response.iter_content(BLOCK))
         try:
-            answer = response.json()
+            answer = bounded.parse_json(content)
+        except bounded.TooMuch as error:
+            raise OllamaError(f"Ollama at {self.url} sent {error}.") from error
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise OllamaError(f"What answers at {self.url} isn't an Ollama server.")
         return answer
 
-    def _lines(self, response: requests.Response) -> Iterator[dict[str, Any]]:
-        try:
-            for line in response.iter_lines(chunk_size=None):
-                if not line.strip():
-                    continue
+    def _stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """The lines of an answer, each as it comes; what isn't a JSON object is an `error`."""
+        with self._exchange("POST", path, json=body) as response:
+            if response.status_code != 200:
+                raise _failure(response.status_code, _words(response))
+            for line in bounded.lines(response.iter_content(chunk_size=None)):
                 try:
-                    value = json.loads(line)
+                    value = bounded.parse_json(line)
+                except bounded.TooMuch:
+                    raise
                 except ValueError:
-                    value = {"error": line.decode(errors="replace")[:500]}
-                yield value if isinstance(value, dict) else {"error": str(value)[:500]}
-        except requests.RequestException as error:
-            # A read that times out within a stream arrives wrapped in a ConnectionError.
-            if error.args and isinstance(error.args[0], ReadTimeoutError):
-                raise OllamaSilent(
-                    f"Ollama at {self.url} fell silent within its answer."
-                ) from error
-            raise OllamaLost(f"Ollama at {self.url} broke off its answer.") from error
+                    value = {"error": line.decode(errors="replace")[:WORDS]}
+                yield value if isinstance(value, dict) else {"error": str(value)[:WORDS]}
 
 
-def _failed(response: requests.Response) -> OllamaError:
+def _words(response: requests.Response) -> str:
+    """What a refusal says: the `error` of its JSON, else its text."""
+    content = bounded.whole(response.iter_content(BLOCK))
     try:
-        words = str(response.json()["error"])
+        said = bounded.parse_json(content)["error"]
     except (ValueError, KeyError, TypeError):
-        words = response.text.strip()[:500]
-    answered = f"Ollama answered HTTP {response.status_code}"
-    return OllamaError(f"{answered}: {_without_paths(words)}" if words else f"{answered}.")
+        said = content[:WORDS].decode(errors="replace").strip()
+    return str(said)[:WORDS]
 
 
-def _without_paths(words: str) -> str:
-    """Ollama's words without the folders of its own machine."""
-    return re.sub(r"(?<![\w:/.])(?:/[^\s/:\"']+)+/(?=[^\s/]+)", "", words)
+def _failure(status: int, words: str) -> OllamaError:
+    answered = f"Ollama answered HTTP {status}"
+    kind = _NotFound if status == 404 else OllamaError
+    return kind(f"{answered}: {_readable(words)}" if words else f"{answered}.")
+
+
+def _readable(words: str) -> str:
+    """A server's words without the folders of its machine, on one line, and not endless."""
+    words = _PATHS.sub("", words[:WORDS])
+    return "".join(char if char.isprintable() else " " for char in words).strip()

@@ -1,15 +1,14 @@
-"""A base model that only Ollama has: found for an adapter that comes alone, and held against it."""
+"""A base model that only Ollama has: found for an adapter that comes alone, and checked with it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.ollama.client import ModelMissing, Ollama, check_name
-from app.planning.contents import Gguf, SafetensorsAdapter, Unusable
+from app.planning.contents import Unusable
 from app.planning.options import BadRequest, Options
-from app.planning.selection import Selection, label, ollama_name
-
-CONVERT_LORA = "python convert_lora_to_gguf.py <folder> --base <base model folder>"
-PEFT_ARCHITECTURES = ("llama", "gemma2")
+from app.planning.parts import Adapter
+from app.planning.references import ollama_name
+from app.planning.selection import Selection
 
 
 def base_on_ollama(selection: Selection, options: Options, server: Ollama | None) -> str | None:
@@ -21,7 +20,7 @@ def base_on_ollama(selection: Selection, options: Options, server: Ollama | None
     if selection.base is not None:
         if options.from_ is not None:
             raise BadRequest(
-                f"The zip has its own base, {label(selection.base)}: leave the field 'from' out."
+                f"The zip has its own base, {selection.base.label}: leave the field 'from' out."
             )
         return None
     if options.from_ is not None:
@@ -37,14 +36,10 @@ def base_on_ollama(selection: Selection, options: Options, server: Ollama | None
     )
 
 
-def _named_by_adapter(adapter: Gguf | SafetensorsAdapter | None) -> Iterable[str]:
+def _named_by_adapter(adapter: Adapter | None) -> Iterable[str]:
     """Names that the adapter's metadata gives its base, as far as Ollama could know them."""
-    named = None
-    if isinstance(adapter, Gguf):
-        named = adapter.header.base_model
-    elif isinstance(adapter, SafetensorsAdapter):
-        named = adapter.config.base_model_name_or_path
-    for name in (named or "", (named or "").rpartition("/")[2]):
+    named = (adapter.base_name if adapter else None) or ""
+    for name in (named, named.rpartition("/")[2]):
         if ollama_name(name):
             yield name
 
@@ -60,52 +55,60 @@ def _require_base(selection: Selection, name: str, server: Ollama | None) -> str
             f"Ollama has no model {name!r} to put the adapter on.",
             f"Get it first, with `ollama pull {name}`." + _candidates(selection, server),
         ) from error
-    if "\nADAPTER " in shown.get("modelfile", ""):
+    if has_adapter(shown):
         raise Unusable(
             f"{name!r} carries an adapter already; Ollama would run both.",
             "Name the base that it was made from.",
         )
     adapter, architecture = selection.adapter, _architecture(shown)
-    if isinstance(adapter, Gguf) and adapter.header.architecture != architecture:
+    if adapter is None:
+        return name
+    if adapter.architecture not in (None, architecture):
         raise Unusable(
-            f"{adapter.name} is for {adapter.header.architecture}, and {name!r} is {architecture}.",
+            f"{adapter.label} is for {adapter.architecture}, and {name!r} is {architecture}.",
             _candidates(selection, server).strip() or None,
         )
-    if isinstance(adapter, SafetensorsAdapter):
-        require_convertible(adapter, architecture)
+    reason = adapter.why_not_sent(architecture)
+    if reason is not None:
+        raise Unusable(
+            f"{adapter.label}: {reason} The adapter would have to be merged, but its base is a"
+            " model that only Ollama has.",
+            UPLOAD_BASE,
+        )
     return name
 
 
+UPLOAD_BASE = (
+    "Put the base model into the zip, or upload it here as a model of its own and name that one in"
+    " the field 'from'."
+)
+
+
+def has_adapter(shown: Mapping[str, Any]) -> bool:
+    """Whether the model that Ollama shows carries an adapter."""
+    return "\nADAPTER " in str(shown.get("modelfile", ""))
+
+
 def _architecture(shown: Mapping[str, Any]) -> str | None:
-    info = shown.get("model_info") or {}
-    details = shown.get("details") or {}
-    found = info.get("general.architecture") or details.get("family")
+    info, details = shown.get("model_info"), shown.get("details")
+    found = info.get("general.architecture") if isinstance(info, dict) else None
+    if found is None and isinstance(details, dict):
+        found = details.get("family")
     return found if isinstance(found, str) else None
 
 
 def _candidates(selection: Selection, server: Ollama | None) -> str:
     """A sentence that lists the server's models which could be the adapter's base."""
-    wanted = None
-    if isinstance(selection.adapter, Gguf):
-        wanted = selection.adapter.header.architecture
-    names = [
-        model["name"]
-        for model in (server.tags() if server else [])
-        if wanted in (None, (model.get("details") or {}).get("family"))
-    ]
     if server is None:
         return ""
+    wanted = selection.adapter.architecture if selection.adapter else None
+    names = []
+    for model in server.tags():
+        details = model.get("details")
+        family = details.get("family") if isinstance(details, dict) else None
+        if wanted in (None, family):
+            names.append(str(model["name"]))
     kind = f" of architecture {wanted}" if wanted else ""
     if not names:
         return f" Ollama has none{kind}."
-    return f" Ollama has these{kind}: {', '.join(names)}."
-
-
-def require_convertible(adapter: SafetensorsAdapter, architecture: str | None) -> None:
-    """Raise Unusable unless Ollama converts safetensors adapters for that architecture."""
-    if architecture not in PEFT_ARCHITECTURES:
-        raise Unusable(
-            f"{adapter.files[1]}: Ollama converts safetensors adapters only for"
-            f" {' and '.join(PEFT_ARCHITECTURES)}, not for {architecture}.",
-            f"Convert it to GGUF with llama.cpp: {CONVERT_LORA}",
-        )
+    return f" Ollama has these{kind}: {', '.join(names[:20])}."

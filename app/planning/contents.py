@@ -1,290 +1,203 @@
 """What a zip or a model's folder holds, as far as its files' headers tell."""
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
 
-from app.formats import gguf, safetensors
-from app.formats.adapter_config import AdapterConfig, AdapterConfigError, read_adapter_config
+from app.formats import gguf
+from app.formats.files import ModelFile
+from app.modelfile import grammar as modelfile
+from app.modelfile.grammar import Modelfile
+from app.planning.folders import read_text, safetensors_parts
+from app.planning.parts import Adapter, Base, GgufAdapter, GgufModel, Projector
+from app.planning.unusable import Unusable
+
+__all__ = ["Contents", "Unusable", "examine", "unused_pickles"]
 
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
-TEXT_BYTES = 2**20
 _NOT_WEIGHTS = (".json", ".txt", ".md", ".jinja", ".model", ".safetensors", ".py", ".yaml", ".yml")
+_MODELFILES = ("modelfile", "modelfile.txt")
+# What trainers write beside weights: it never was meant for Ollama.
+_OF_TRAINING = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|trainer_state).*",
+    re.IGNORECASE,
+)
+_CHECKPOINT = re.compile(r"checkpoint-\d+", re.IGNORECASE)
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-
-
-class Unusable(Exception):
-    """The model can't work; the message names the file and the reason, `hint` the way out."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to look at: in a zip or a folder, opened for reading from its first byte on."""
-
-    name: str
-    size: int
-    open: Callable[[], AbstractContextManager[BinaryIO]]
-
-    def text(self) -> bytes:
-        """The content of a small file. Raises Unusable where it is too large for what it is."""
-        if self.size > TEXT_BYTES:
-            raise Unusable(
-                f"{self.name} is larger than {TEXT_BYTES} bytes, too large for its kind."
-            )
-        with self.open() as file:
-            return file.read(TEXT_BYTES)
-
-
-@dataclass(frozen=True)
-class Gguf:
-    """A GGUF file and its header; `kind` is `model`, `adapter` or `mmproj`."""
-
-    name: str
-    header: gguf.Header
-    kind: str
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base model: one GGUF, or the shards of one in order."""
-
-    files: tuple[Gguf, ...]
-
-    @property
-    def header(self) -> gguf.Header:
-        return self.files[0].header
-
-    @property
-    def tensors(self) -> dict[str, gguf.Tensor]:
-        """The tensors of all shards."""
-        return {name: tensor for file in self.files for name, tensor in file.header.tensors.items()}
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(file.header.parameter_count for file in self.files)
-
-
-@dataclass(frozen=True)
-class SafetensorsModel:
-    """A model folder in Hugging Face's layout; `files` are what Ollama's converter takes."""
-
-    folder: str
-    files: tuple[str, ...]
-    architecture: str | None
-    parameter_count: int
-
-
-@dataclass(frozen=True)
-class SafetensorsAdapter:
-    """A PEFT adapter folder: its `adapter_config.json` and `adapter_model.safetensors`."""
-
-    folder: str
-    files: tuple[str, ...]
-    config: AdapterConfig
-    header: safetensors.Header
-
-    @property
-    def parameter_count(self) -> int:
-        return self.header.parameter_count
-
-    @property
-    def architecture(self) -> None:
-        """PEFT doesn't say; the base model does."""
+_IMPORTANCE_NAME = re.compile(r"(.*[._-])?imatrix([._-].*)?\.dat|.*\.imatrix", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything usable that was found, and the names of what isn't."""
+    """Everything usable that was found, and the names of what isn't.
+
+    `importance_matrices` are what llama.cpp's `llama-imatrix` writes, in GGUF or not. `modelfile`
+    is the zip's own, whose paths are relative to the folder `modelfile_folder`.
+    """
 
     bases: tuple[Base, ...] = ()
-    adapters: tuple[Gguf, ...] = ()
-    projectors: tuple[Gguf, ...] = ()
-    models: tuple[SafetensorsModel, ...] = ()
-    peft_adapters: tuple[SafetensorsAdapter, ...] = ()
-    modelfile: str | None = None
+    adapters: tuple[Adapter, ...] = ()
+    projectors: tuple[Projector, ...] = ()
+    importance_matrices: tuple[ModelFile, ...] = ()
+    modelfile: Modelfile | None = None
+    modelfile_folder: str = "."
     pickles: tuple[str, ...] = ()
 
 
-def examine(sources: Iterable[Source]) -> Contents:
+def examine(files: Iterable[ModelFile]) -> Contents:
     """Look at every file's header. Raises Unusable for a weights file that is broken."""
-    files = {source.name: source for source in sources}
-    ggufs = [found for source in files.values() if (found := _read_gguf(source))]
-    models, peft_adapters = _safetensors_folders(files)
-    taken = {file.name for file in ggufs}
+    by_name = _without_checkpoints({file.name: file for file in files})
+    kinds: dict[str, list[tuple[ModelFile, gguf.Header]]] = defaultdict(list)
+    for file in by_name.values():
+        header = _read_gguf(file)
+        if header is not None:
+            kinds[_kind(file, header)].append((file, header))
+    models, adapters = safetensors_parts(by_name)
+    own = _modelfile(by_name)
     return Contents(
-        bases=tuple(_bases([file for file in ggufs if file.kind == "model"])),
-        adapters=tuple(file for file in ggufs if file.kind == "adapter"),
-        projectors=tuple(file for file in ggufs if file.kind == "mmproj"),
-        models=tuple(models),
-        peft_adapters=tuple(peft_adapters),
-        modelfile=_read_modelfile(files),
-        pickles=tuple(
-            name for name in files if name.lower().endswith(PICKLES) and name not in taken
+        bases=(*_gguf_models(kinds["model"]), *models),
+        adapters=(
+            *(GgufAdapter(files=(file,), header=header) for file, header in kinds["adapter"]),
+            *adapters,
         ),
+        projectors=tuple(
+            Projector(files=(file,), header=header) for file, header in kinds["mmproj"]
+        ),
+        importance_matrices=(
+            *(file for file, _ in kinds["imatrix"]),
+            *(
+                file
+                for name, file in by_name.items()
+                if _IMPORTANCE_NAME.fullmatch(PurePosixPath(name).name)
+            ),
+        ),
+        modelfile=_parsed(own) if own else None,
+        modelfile_folder=str(PurePosixPath(own.name).parent) if own else ".",
+        pickles=tuple(name for name in by_name if name.lower().endswith(PICKLES)),
     )
 
 
-def _read_gguf(source: Source) -> Gguf | None:
+def unused_pickles(names: Iterable[str]) -> tuple[str, ...]:
+    """The names among `names` that are weights in Python pickles, by their endings."""
+    return tuple(
+        name
+        for name in names
+        if name.lower().endswith(PICKLES) and not _OF_TRAINING.match(PurePosixPath(name).name)
+    )
+
+
+def _without_checkpoints(files: Mapping[str, ModelFile]) -> dict[str, ModelFile]:
+    """The files without a Trainer's checkpoints, where what it trained is in the folder above."""
+    weights = {str(PurePosixPath(name).parent) for name in files if _is_safetensors(name)}
+    kept = {}
+    for name, file in files.items():
+        path = PurePosixPath(name)
+        above = next(
+            (str(each.parent) for each in path.parents if _CHECKPOINT.fullmatch(each.name)), None
+        )
+        if above not in weights:
+            kept[name] = file
+    return kept
+
+
+def _is_safetensors(name: str) -> bool:
+    return name.lower().endswith(".safetensors")
+
+
+def _read_gguf(file: ModelFile) -> gguf.Header | None:
     """The file's header if it is a GGUF by name or by its first bytes."""
-    lower = source.name.lower()
-    named_so = lower.endswith(".gguf")
-    if not named_so:
+    lower = file.name.lower()
+    if not lower.endswith(".gguf"):
         if lower.endswith(_NOT_WEIGHTS):
             return None
-        with source.open() as file:
-            if file.read(4) != b"GGUF":
+        with file.open() as stream:
+            if stream.read(4) != b"GGUF":
                 return None
     try:
-        with source.open() as file:
-            header = gguf.read_header(file, source.size)
+        with file.open() as stream:
+            return gguf.read_header(stream, file.size)
     except gguf.GGUFError as error:
-        raise Unusable(f"{source.name} {error}.") from error
-    kind = header.kind
-    if not header.declares_kind and kind == "model" and "lora" in PurePosixPath(lower).name:
-        kind = "adapter"
-    return Gguf(source.name, header, kind)
+        raise Unusable(f"{file.name} {error}.") from error
 
 
-def _bases(files: list[Gguf]) -> Iterator[Base]:
+def _kind(file: ModelFile, header: gguf.Header) -> str:
+    if header.text("general.type") == "imatrix" or "imatrix.chunk_count" in header.metadata:
+        return "imatrix"
+    by_name = "lora" in PurePosixPath(file.name).name.lower()
+    if header.kind == "model" and not header.declares_kind and by_name:
+        return "adapter"
+    return header.kind
+
+
+def _gguf_models(files: Iterable[tuple[ModelFile, gguf.Header]]) -> Iterator[GgufModel]:
     """Each base model among the files: whole ones, and complete sets of shards."""
-    sets: dict[tuple[str, int], dict[int, Gguf]] = defaultdict(dict)
-    for file in files:
+    sets: dict[tuple[str, int], dict[int, tuple[ModelFile, gguf.Header]]] = defaultdict(dict)
+    for file, header in files:
         match = _SHARD.fullmatch(file.name)
-        split = file.header.shard
+        split = header.shard
         if match is None and split is not None and split[1] > 1:
             raise Unusable(
                 f"{file.name} is shard {split[0] + 1} of {split[1]} but isn't named like one.",
                 f"Name it <prefix>-{split[0] + 1:05}-of-{split[1]:05}.gguf, as it was made.",
             )
         if match is None:
-            yield Base((file,))
+            yield GgufModel(files=(file,), headers=(header,))
             continue
         number, count = int(match["number"]), int(match["count"])
         if split is not None and split != (number - 1, count):
             raise Unusable(
                 f"{file.name} says inside that it is shard {split[0] + 1} of {split[1]}."
             )
-        sets[match["prefix"], count][number] = file
+        sets[match["prefix"], count][number] = file, header
     for (prefix, count), shards in sets.items():
-        yield _whole_set(prefix, count, shards)
+        yield _joined(prefix, count, shards)
 
 
-def _whole_set(prefix: str, count: int, shards: Mapping[int, Gguf]) -> Base:
-    missing = [number for number in range(1, count + 1) if number not in shards]
-    if missing or len(shards) != count:
-        names = ", ".join(f"{prefix}-{number:05}-of-{count:05}.gguf" for number in missing[:5])
+def _joined(
+    prefix: str, count: int, shards: Mapping[int, tuple[ModelFile, gguf.Header]]
+) -> GgufModel:
+    if set(shards) != set(range(1, count + 1)):
+        missing = [number for number in range(1, count + 1) if number not in shards][:5]
+        names = ", ".join(f"{prefix}-{number:05}-of-{count:05}.gguf" for number in missing)
         raise Unusable(f"The shards of {prefix} aren't complete: {names} isn't in the zip.")
-    base = Base(tuple(shards[number] for number in sorted(shards)))
-    declared = base.header.metadata.get("split.tensors.count")
-    if isinstance(declared, int) and declared != len(base.tensors):
+    in_order = [shards[number] for number in sorted(shards)]
+    model = GgufModel(
+        files=tuple(file for file, _ in in_order), headers=tuple(header for _, header in in_order)
+    )
+    declared = model.header.metadata.get("split.tensors.count")
+    if isinstance(declared, int) and declared != len(model.tensors):
         raise Unusable(
             f"The shards of {prefix} aren't of one set:"
-            f" they hold {len(base.tensors)} tensors where {declared} belong."
+            f" they hold {len(model.tensors)} tensors where {declared} belong."
         )
-    return base
+    return model
 
 
-def _safetensors_folders(
-    files: Mapping[str, Source],
-) -> tuple[list[SafetensorsModel], list[SafetensorsAdapter]]:
-    """The model and adapter folders in Hugging Face's layout."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in files:
-        if name.lower().endswith(".safetensors"):
-            folders[str(PurePosixPath(name).parent)].append(name)
-    models, adapters = [], []
-    for folder, weights in sorted(folders.items()):
-        of_adapter = [name for name in weights if PurePosixPath(name).name.startswith("adapter_")]
-        of_model = [name for name in weights if name not in of_adapter]
-        if of_adapter:
-            adapters.append(_peft_adapter(folder, of_adapter, files))
-        if of_model:
-            models.append(_safetensors_model(folder, of_model, files))
-    return models, adapters
+def _modelfile(files: Mapping[str, ModelFile]) -> ModelFile | None:
+    """The zip's own Modelfile: the one that is least deep."""
+    found = [name for name in files if PurePosixPath(name).name.lower() in _MODELFILES]
+    return files[min(found, key=_depth)] if found else None
 
 
-def _peft_adapter(
-    folder: str, weights: list[str], files: Mapping[str, Source]
-) -> SafetensorsAdapter:
-    config_name = str(PurePosixPath(folder, "adapter_config.json"))
-    if config_name not in files:
-        raise Unusable(
-            f"{weights[0]} has no adapter_config.json beside it.",
-            "Zip the whole folder that PEFT's save_pretrained wrote.",
-        )
-    if len(weights) > 1:
-        raise Unusable(f"{folder} holds several adapters: {', '.join(weights)}.")
+def _depth(name: str) -> tuple[int, int, str]:
+    path = PurePosixPath(name)
+    return len(path.parts), _MODELFILES.index(path.name.lower()), name
+
+
+def _parsed(file: ModelFile) -> Modelfile:
     try:
-        config = read_adapter_config(files[config_name].text())
-    except AdapterConfigError as error:
-        raise Unusable(f"{config_name} {error}.", error.hint) from error
-    except safetensors.SafetensorsError as error:
-        raise Unusable(f"{config_name} {error}.") from error
-    return SafetensorsAdapter(
-        folder, (config_name, weights[0]), config, _safetensors_header(files[weights[0]])
-    )
-
-
-def _safetensors_model(
-    folder: str, weights: list[str], files: Mapping[str, Source]
-) -> SafetensorsModel:
-    config_name = str(PurePosixPath(folder, "config.json"))
-    if config_name not in files:
-        raise Unusable(
-            f"{weights[0]} has no config.json beside it.",
-            "Zip the whole folder that save_pretrained wrote, tokenizer files included.",
-        )
-    try:
-        config = json.loads(files[config_name].text())
-        architecture = (config.get("architectures") or [None])[0]
-    except (ValueError, AttributeError, LookupError, TypeError) as error:
-        raise Unusable(f"{config_name} isn't the JSON object of a model's config.") from error
-    headers = [_safetensors_header(files[name]) for name in weights]
-    companions = [
-        name
-        for name in map(PurePosixPath, files)
-        if str(name.parent) == folder and _goes_along(name.name)
-    ]
-    return SafetensorsModel(
-        folder,
-        (*sorted(weights), *sorted(map(str, companions))),
-        architecture if isinstance(architecture, str) else None,
-        sum(header.parameter_count for header in headers),
-    )
-
-
-def _goes_along(name: str) -> bool:
-    """Whether Ollama's own client sends a file of that name beside a model's weights.
-
-    Source: Ollama, parser/parser.go, filesForModel.
-    """
-    if name.startswith("adapter_"):
-        return False
-    return name.endswith(".json") or name in ("tokenizer.model", "chat_template.jinja")
-
-
-def _safetensors_header(source: Source) -> safetensors.Header:
-    try:
-        with source.open() as file:
-            return safetensors.read_header(file, source.size)
-    except safetensors.SafetensorsError as error:
-        raise Unusable(f"{source.name} {error}.") from error
-
-
-def _read_modelfile(files: Mapping[str, Source]) -> str | None:
-    source = next((files[name] for name in files if name.lower() == "modelfile"), None)
-    if source is None:
-        return None
-    try:
-        return source.text().decode("utf-8-sig")
+        content = read_text(file)
+        # PowerShell's `>` writes UTF-16; Ollama goes by the mark at the start, too.
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return modelfile.parse(content.decode("utf-16" if wide else "utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise Unusable(f"{source.name} isn't UTF-8 text.") from error
+        raise Unusable(f"{file.name} isn't text in UTF-8.") from error
+    except modelfile.ModelfileError as error:
+        raise Unusable(f"The zip's Modelfile can't be read: {error}") from error
+
+
+def names(parts: Sequence[Base | Adapter | Projector]) -> str:
+    """The parts' files, for a sentence."""
+    return ", ".join(part.label for part in parts)

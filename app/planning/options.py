@@ -30,6 +30,8 @@ class Options:
     replace: bool = True
     merge: str | None = None
     adapter_scale: float = 1.0
+    projector: str | None = None
+    verify: bool | None = None
 
 
 def text(fields: Mapping[str, Any], name: str) -> str:
@@ -70,9 +72,11 @@ def options(fields: Mapping[str, Any]) -> Options:
         license=optional_text(fields, "license") or None,
         modelfile=modelfile,
         quantize=quantize,
-        replace=_flag(fields, "replace", default=True),
+        replace=_flag(fields, "replace") is not False,
         merge=_merge(fields),
         adapter_scale=_number(fields, "adapter_scale", default=1.0),
+        projector=optional_text(fields, "projector") or None,
+        verify=_flag(fields, "verify"),
     )
 
 
@@ -110,10 +114,10 @@ def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def _flag(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
+def _flag(fields: Mapping[str, Any], name: str) -> bool | None:
     value = fields.get(name)
     if value is None or value == "":
-        return default
+        return None
     flags = {"true": True, "1": True, "false": False, "0": False}
     flag = flags.get(str(value).lower())
     if flag is None:

@@ -1,22 +1,24 @@
-"""What becomes of a model's contents: the Modelfile, and the request that creates it on Ollama."""
+"""What becomes of a model's parts: the Modelfile, and the request that creates it on Ollama."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.modelfile import grammar as modelfile
+from app.formats.files import ModelFile
+from app.modelfile import grammar
+from app.modelfile.grammar import Modelfile
 from app.modelfile.templates import Templates
 from app.ollama.client import Ollama
-from app.planning.bases import CONVERT_LORA, PEFT_ARCHITECTURES, base_on_ollama, require_convertible
-from app.planning.contents import Base, Gguf, SafetensorsAdapter, SafetensorsModel, Unusable
+from app.planning.bases import UPLOAD_BASE, base_on_ollama
+from app.planning.contents import Unusable
 from app.planning.options import Options
+from app.planning.parts import Adapter, Base, plainly_named
 from app.planning.selection import Selection
-from app.service.merging import Merge
 
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
 UNQUANTIZED = ("F16", "BF16", "F32")
+CONVERTED = "model.gguf"
 # Run by Ollama's own engine, which had no adapters: 0.12 creates such a model, and fails to chat.
 # Source: Ollama, fs/ggml/ggml.go, OllamaEngineRequired.
 NO_ADAPTERS_BEFORE_0_30 = frozenset(
@@ -27,49 +29,97 @@ NO_ADAPTERS_BEFORE_0_30 = frozenset(
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """One GGUF that is to be made of a base and an adapter, and why.
+
+    `scale` multiplies the adapter's alpha.
+    """
+
+    base: Base
+    adapter: Adapter
+    scale: float
+    reason: str
+
+    @property
+    def files(self) -> list[ModelFile]:
+        """All that it reads."""
+        return [*self.base.files, *self.adapter.files]
+
+    def replaced(self, change: Callable[[ModelFile], ModelFile]) -> "Conversion":
+        """The same with each file changed."""
+        return replace(
+            self,
+            base=replace(self.base, files=tuple(map(change, self.base.files))),
+            adapter=replace(self.adapter, files=tuple(map(change, self.adapter.files))),
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a model's folder becomes a model on Ollama.
 
-    `files` and `adapters` map the name in the create request to the file's name in the folder;
-    `from_` is the Ollama model used as the base instead of files. Where there is a `merge`, it has
-    to be done first, and its result takes the place of base and adapter.
+    `files` and `adapters` are by their names in the create request; `from_` is the Ollama model
+    used as the base instead of files. Where there is a `conversion`, it has to be done first, and
+    its result takes the place of base and adapter. `problems` are sentences on what may not work as
+    it was meant.
     """
 
-    modelfile: str
+    modelfile: Modelfile
     template: str | None
-    reason: str
-    files: Mapping[str, str]
-    adapters: Mapping[str, str]
+    template_reason: str
+    files: Mapping[str, ModelFile]
+    adapters: Mapping[str, ModelFile]
     from_: str | None = None
     quantize: str | None = None
-    merge: Merge | None = None
+    conversion: Conversion | None = None
+    problems: tuple[str, ...] = ()
 
-    def way(self) -> dict[str, Any]:
+    def adapter_facts(self) -> dict[str, Any]:
         """How the adapter reaches Ollama, and why so: for reports and verbose lines."""
-        if self.merge is not None:
-            return {"adapter": "merged", "adapter_reason": self.merge.reason}
+        if self.conversion is not None:
+            return {"adapter": "merged", "adapter_reason": self.conversion.reason}
         if self.adapters:
             return {"adapter": "sent", "adapter_reason": "This Ollama server takes adapters."}
         return {"adapter": None, "adapter_reason": None}
 
-    def with_merged(self, name: str) -> "Plan":
-        """The same, once the merge is done and its file is called `name` in the folder."""
-        return replace(self, files={"model.gguf": name, **self.files}, merge=None)
+    def with_converted(self, file: ModelFile) -> "Plan":
+        """The same, once the conversion is done and has made `file`."""
+        if self.conversion is None:
+            return self
+        return replace(self, files={CONVERTED: file, **self.files}, conversion=None)
 
-    def needed(self) -> list[str]:
-        """The names of the folder's files that Ollama needs."""
-        return [*self.files.values(), *self.adapters.values()]
+    def located(self, stored: Mapping[str, ModelFile]) -> "Plan":
+        """The same, with the files of an archive as they are `stored` now, by their names."""
+        return self.replaced(lambda file: stored[file.name] if file.path is None else file)
 
-    def request(self, new_name: str, digests: Mapping[str, str]) -> dict[str, Any]:
-        """The body of Ollama's create request; `digests` are sha256 (hex) by file name."""
-        return modelfile.create_request(
-            modelfile.parse(self.modelfile),
+    def replaced(self, change: Callable[[ModelFile], ModelFile]) -> "Plan":
+        """The same with each file changed."""
+        conversion = self.conversion
+        return replace(
+            self,
+            files={name: change(file) for name, file in self.files.items()},
+            adapters={name: change(file) for name, file in self.adapters.items()},
+            conversion=conversion.replaced(change) if conversion else None,
+        )
+
+    def needed(self) -> list[ModelFile]:
+        """The files that Ollama needs, each once."""
+        return list({(file.model, file.name): file for file in self._sent()}.values())
+
+    def request(self, new_name: str) -> dict[str, Any]:
+        """The body of Ollama's create request; the digests of its files are known by now."""
+        return grammar.create_request(
+            self.modelfile,
             new_name,
-            files={name: f"sha256:{digests[file]}" for name, file in self.files.items()},
-            adapters={name: f"sha256:{digests[file]}" for name, file in self.adapters.items()},
+            files={name: f"sha256:{file.sha256}" for name, file in self.files.items()},
+            adapters={name: f"sha256:{file.sha256}" for name, file in self.adapters.items()},
             from_=self.from_,
             quantize=self.quantize,
         )
+
+    def _sent(self) -> Iterator[ModelFile]:
+        yield from self.files.values()
+        yield from self.adapters.values()
 
 
 def make_plan(
@@ -80,29 +130,53 @@ def make_plan(
     Raises Unusable for what can't work, BadRequest or ModelfileError for fields that don't fit.
     """
     from_ = base_on_ollama(selection, options, server)
-    reason = _reason_to_merge(selection, options, server)
-    merge = _merge(selection, options, reason) if reason else None
+    conversion = _conversion(selection, options, server)
     if server is not None:
-        _check_server(selection, options, merge, server)
-    if isinstance(selection.base, Base):
-        _check_quantize(selection.base.header.quantization, options)
-    text, template, why = _render(selection, options, templates, from_)
-    projector = [selection.projector.name] if selection.projector else []
+        _check_server(selection, options, conversion, server)
+    _check_quantize(selection, options)
+    modelfile, template, reason = _modelfile(selection, options, templates, from_)
+    projector = list(selection.projector.files) if selection.projector else []
+    files, adapters = _sent(selection)
     return Plan(
-        modelfile=text,
+        modelfile=modelfile,
         template=template,
-        reason=why,
-        files={_plain(name): name for name in projector} if merge else _base_files(selection),
-        adapters={} if merge else _adapter_files(selection),
+        template_reason=reason,
+        files=plainly_named(projector) if conversion else files,
+        adapters={} if conversion else adapters,
         from_=from_,
         quantize=options.quantize,
-        merge=merge,
+        conversion=conversion,
+        problems=tuple(_problems(selection, modelfile, server)),
     )
 
 
-def _reason_to_merge(selection: Selection, options: Options, server: Ollama | None) -> str | None:
+def _sent(selection: Selection) -> tuple[dict[str, ModelFile], dict[str, ModelFile]]:
+    """The files, and the adapter's, by their names in the create request."""
+    base, projector = selection.base, selection.projector
+    if projector is not None and base is not None:
+        files = plainly_named([*base.files, *projector.files])
+    else:
+        files = base.sent() if base else {}
+    return files, selection.adapter.sent() if selection.adapter else {}
+
+
+def _conversion(selection: Selection, options: Options, server: Ollama | None) -> Conversion | None:
+    """What is to be made before anything is sent. Raises Unusable where that can't work."""
+    reason = _why_merged(selection, options, server)
+    if reason is None or selection.adapter is None:
+        return None
+    if selection.base is None or not selection.base.is_gguf:
+        what = "a safetensors model" if selection.base else "a model that only Ollama has"
+        raise Unusable(
+            f"{reason} The adapter would have to be merged, but its base is {what}.", UPLOAD_BASE
+        )
+    return Conversion(selection.base, selection.adapter, options.adapter_scale, reason)
+
+
+def _why_merged(selection: Selection, options: Options, server: Ollama | None) -> str | None:
     """Why the adapter has to be merged before it is sent; None where it needn't be."""
-    if selection.adapter is None or options.merge == "never":
+    adapter = selection.adapter
+    if adapter is None or options.merge == "never":
         return None
     if options.merge == "always":
         return "Merging was asked for."
@@ -111,67 +185,34 @@ def _reason_to_merge(selection: Selection, options: Options, server: Ollama | No
     if server is None:
         return None
     if not server.takes_adapters():
-        return f"This Ollama server (version {server.version()}) no longer takes adapters."
-    architecture = _base_architecture(selection.base) if selection.base else None
-    if architecture in NO_ADAPTERS_BEFORE_0_30 and _is_before_0_30(server.version()):
+        return f"This Ollama server (version {server.recent_version()}) no longer takes adapters."
+    if selection.base is None:
+        return None
+    architecture = selection.base.architecture
+    if architecture in NO_ADAPTERS_BEFORE_0_30 and _is_before_0_30(server.recent_version()):
         return f"Ollama before 0.30 takes adapters for {architecture}, but can't run them."
-    is_peft = isinstance(selection.adapter, SafetensorsAdapter)
-    if is_peft and isinstance(selection.base, Base) and architecture not in PEFT_ARCHITECTURES:
-        return f"Ollama doesn't convert safetensors adapters for {architecture}."
-    return None
+    return adapter.why_not_sent(architecture)
 
 
 def _is_before_0_30(version: str) -> bool:
-    match = re.match(r"(\d+)\.(\d+)", version)
+    match = re.match(r"(\d{1,6})\.(\d{1,6})", version)
     return match is not None and (int(match[1]), int(match[2])) < (0, 30)
 
 
-def _merge(selection: Selection, options: Options, reason: str) -> Merge:
-    """What is to be merged. Raises Unusable where that can't work."""
-    base, adapter = selection.base, selection.adapter
-    if not isinstance(base, Base):
-        what = "a safetensors model" if base else "a model that only Ollama has"
-        raise Unusable(
-            f"{reason} The adapter would have to be merged, but its base is {what}.",
-            "Put the base model's GGUF into the zip, or upload it here as a model of its own and"
-            " name that one in the field 'from'.",
-        )
-    config = None
-    if isinstance(adapter, SafetensorsAdapter):
-        from app.weights.merge import (
-            MergeError,  # numpy and what it needs are only loaded where they are
-        )
-        from app.weights.peft import peft_pairs  # used: they take more memory than all the rest
-
-        config, weights = adapter.files
-        try:
-            headers = [file.header for file in base.files]
-            peft_pairs(Path(weights), adapter.header, adapter.config, headers)
-        except MergeError as error:
-            raise Unusable(
-                f"{weights}: {error}",
-                f"Or convert it to GGUF with llama.cpp: {CONVERT_LORA}",
-            ) from error
-    else:
-        assert adapter is not None
-        weights = adapter.name
-    names = tuple(file.name for file in base.files)
-    return Merge(names, weights, config, options.adapter_scale, reason)
-
-
 def _check_server(
-    selection: Selection, options: Options, merge: Merge | None, server: Ollama
+    selection: Selection, options: Options, conversion: Conversion | None, server: Ollama
 ) -> None:
-    """Raise Unusable for what this server no longer takes."""
-    sends_adapter = selection.adapter is not None and merge is None
-    converts = isinstance(selection.base, SafetensorsModel)
+    """Raise Unusable for what this server doesn't take."""
+    base = selection.base
+    _check_shards(selection, conversion, server)
+    sends_adapter = selection.adapter is not None and conversion is None
+    converts = base is not None and not base.is_gguf
     if not (sends_adapter or converts or options.quantize):
         return
     if server.takes_adapters():
-        if sends_adapter and isinstance(selection.adapter, SafetensorsAdapter) and selection.base:
-            require_convertible(selection.adapter, _base_architecture(selection.base))
+        _check_sendable(selection, sends_adapter)
         return
-    this_server = f"This Ollama server (version {server.version()})"
+    this_server = f"This Ollama server (version {server.recent_version()})"
     if sends_adapter:
         raise Unusable(
             f"{this_server} no longer takes LoRA adapters.",
@@ -188,68 +229,53 @@ def _check_server(
     )
 
 
-def _base_architecture(base: Base | SafetensorsModel) -> str | None:
-    if isinstance(base, Base):
-        return base.header.architecture
-    known = {"LlamaForCausalLM": "llama", "Gemma2ForCausalLM": "gemma2"}
-    return known.get(base.architecture or "", base.architecture)
+def _check_sendable(selection: Selection, sends_adapter: bool) -> None:
+    if sends_adapter and selection.adapter is not None and selection.base is not None:
+        reason = selection.adapter.why_not_sent(selection.base.architecture)
+        if reason is not None:
+            raise Unusable(
+                f"{selection.adapter.label}: {reason}",
+                "Send merge=auto, and the adapter is merged into its base before it is sent.",
+            )
 
 
-def _check_quantize(quantization: str, options: Options) -> None:
-    if options.quantize is not None and quantization not in UNQUANTIZED:
+def _check_shards(selection: Selection, conversion: Conversion | None, server: Ollama) -> None:
+    base = selection.base
+    if conversion is not None or base is None or not base.is_gguf or len(base.files) == 1:
+        return
+    if _is_before_0_30(server.recent_version()):
         raise Unusable(
-            f"The model is {quantization} already; only {', '.join(UNQUANTIZED)} can be quantized.",
+            f"This Ollama server (version {server.recent_version()}) doesn't join a GGUF's shards.",
+            "Join them with llama.cpp's llama-gguf-split --merge, or update Ollama to 0.30.",
+        )
+
+
+def _check_quantize(selection: Selection, options: Options) -> None:
+    kind = selection.base.quantization if selection.base else None
+    if options.quantize is not None and kind not in (None, *UNQUANTIZED):
+        raise Unusable(
+            f"The model is {kind} already; only {', '.join(UNQUANTIZED)} can be quantized.",
             "Leave the field 'quantize' out, or zip the unquantized model.",
         )
 
 
-def _base_files(selection: Selection) -> dict[str, str]:
-    """The base's files: name in the request to name in the folder."""
-    if isinstance(selection.base, SafetensorsModel):
-        return _relative(selection.base.folder, selection.base.files)
-    files = list(selection.base.files) if selection.base else []
-    if selection.projector:
-        files.append(selection.projector)
-    return {_plain(file.name): file.name for file in files}
-
-
-def _adapter_files(selection: Selection) -> dict[str, str]:
-    """The adapter's files: name in the request to name in the folder."""
-    adapter = selection.adapter
-    if adapter is None:
-        return {}
-    if isinstance(adapter, Gguf):
-        return {_plain(adapter.name): adapter.name}
-    return _relative(adapter.folder, adapter.files)
-
-
-def _relative(folder: str, names: Iterable[str]) -> dict[str, str]:
-    return {str(PurePosixPath(name).relative_to(folder)): name for name in names}
-
-
-def _plain(name: str) -> str:
-    """A base name that every Ollama takes: ASCII letters, digits, dot, hyphen, underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(name).name)
-
-
-def _render(
+def _modelfile(
     selection: Selection, options: Options, templates: Templates, from_: str | None
-) -> tuple[str, str | None, str]:
-    """The Modelfile's text, the template's name, and why that one."""
+) -> tuple[Modelfile, str | None, str]:
+    """The Modelfile, the template's name, and why that one."""
     own = selection.modelfile
     on_ollama = from_ or selection.from_
-    base = [on_ollama] if on_ollama else _from_paths(selection)
-    adapter = _adapter_path(selection.adapter)
+    base = [on_ollama] if on_ollama else _from(selection)
+    adapter = selection.adapter.stated()[0] if selection.adapter else None
     if options.modelfile is not None:
-        _check_given(options.modelfile, base, adapter)
-        return options.modelfile, None, "The Modelfile was given."
+        return _given(options.modelfile, base, adapter), None, "The Modelfile was given."
     values: dict[str, Any] = {
         "base": base,
         "adapter": adapter,
         "system": options.system or (own and own.system),
         "template": options.template or (own and own.template),
-        "parameters": modelfile.merge_parameters(
-            own.parameters if own else (), modelfile.check_parameters(options.parameters)
+        "parameters": grammar.merge_parameters(
+            own.parameters if own else (), grammar.check_parameters(options.parameters)
         ),
         "license": [options.license] if options.license else own and own.license,
         "messages": own and own.messages,
@@ -257,50 +283,52 @@ def _render(
         "parser": own and own.parser,
         "requires": own and own.requires,
     }
-    name, reason = _template_choice(selection, options, templates, values)
+    name, reason = _template(selection, options, templates, values)
     return templates.render(name, values), name, reason
 
 
-def _check_given(text: str, base: list[str], adapter: str | None) -> None:
-    """Raise ModelfileError unless a Modelfile is about this base and adapter, and can be sent."""
-    said = modelfile.parse(text)
+def _from(selection: Selection) -> list[str]:
+    parts = [part for part in (selection.base, selection.projector) if part is not None]
+    return [path for part in parts for path in part.stated()]
+
+
+def _given(text: str, base: list[str], adapter: str | None) -> Modelfile:
+    """What a given Modelfile says. Raises ModelfileError unless it is about this base and adapter,
+    and can be sent."""
+    said = grammar.parse(text)
     adapters = [adapter] if adapter else []
     if [*said.from_] != base or [*said.adapters] != adapters:
         right = [*(f"FROM {path}" for path in base), *(f"ADAPTER {path}" for path in adapters)]
-        raise modelfile.ModelfileError(
+        raise grammar.ModelfileError(
             f"The Modelfile's FROM and ADAPTER have to stay as they are: {', '.join(right)}."
         )
     if said.draft is not None:
-        raise modelfile.ModelfileError(
-            "The Modelfile has a DRAFT, which this service doesn't send."
-        )
-    modelfile.merge_parameters(said.parameters, {})
+        raise grammar.ModelfileError("The Modelfile has a DRAFT, which this service doesn't send.")
+    grammar.merge_parameters(said.parameters, {})
+    return said
 
 
-def _template_choice(
+def _template(
     selection: Selection, options: Options, templates: Templates, values: Mapping[str, Any]
 ) -> tuple[str, str]:
     if options.modelfile_template is not None:
         return options.modelfile_template, "The request names it."
     if values["template"]:
         return "default", "The template text was given."
-    if not isinstance(selection.base, Base):
+    if selection.base is None or not selection.base.is_gguf:
         return "default", "Ollama keeps or finds the base's own chat template."
-    header = selection.base.header
-    return templates.choose(header.architecture, header.has_chat_template, header.special_tokens)
+    return templates.choose(selection.base.chat)
 
 
-def _from_paths(selection: Selection) -> list[str]:
-    if isinstance(selection.base, SafetensorsModel):
-        return [_path(selection.base.folder)]
-    return [_path(name) for name in _base_files(selection).values()]
-
-
-def _adapter_path(adapter: Gguf | SafetensorsAdapter | None) -> str | None:
-    if adapter is None:
-        return None
-    return _path(adapter.name if isinstance(adapter, Gguf) else adapter.folder)
-
-
-def _path(name: str) -> str:
-    return "." if name == "." else f"./{name}"
+def _problems(selection: Selection, modelfile: Modelfile, server: Ollama | None) -> list[str]:
+    base = selection.base
+    found = [*selection.notes, *(base.problems() if base else [])]
+    if base is None or modelfile.template is None:
+        return found
+    kept = server is not None and _is_before_0_30(server.recent_version())
+    if base.chat.knows_tools and ".Tools" not in modelfile.template and not kept:
+        found.append(
+            "The model's own chat template knows tools and TEMPLATE doesn't: Ollama from 0.30 on"
+            " sets TEMPLATE aside, unless it runs with OLLAMA_GO_TEMPLATE=1."
+        )
+    return found

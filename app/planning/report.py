@@ -5,13 +5,13 @@ from typing import Any
 
 from app.modelfile.grammar import ModelfileError
 from app.modelfile.templates import Templates
-from app.planning.contents import PICKLES, Unusable
+from app.planning.contents import Unusable, unused_pickles
 from app.planning.options import Options
 from app.planning.plan import make_plan
 from app.planning.selection import Selection
 
 
-def report(
+def describe_model(
     name: str,
     selection: Selection,
     files: Mapping[str, Mapping[str, Any]],
@@ -20,10 +20,11 @@ def report(
 ) -> dict[str, Any]:
     """The report on the model `name`; `files` has `size` and `sha256` of each file by name.
 
-    `problems` are sentences: what keeps it from being created as it is, and what is ignored.
+    `problems` are sentences: what keeps it from being created as it is, what may not work as it was
+    meant, and what is ignored.
     """
     kinds = selection.files()
-    result: dict[str, Any] = {
+    described: dict[str, Any] = {
         "model": name,
         "created_at": created_at,
         **selection.facts(),
@@ -33,18 +34,18 @@ def report(
         ],
         "template": None,
         "template_reason": None,
-        "problems": [
-            f"{file} is a Python pickle: it is kept, but never sent to Ollama."
-            for file in files
-            if file.lower().endswith(PICKLES) and file not in kinds
-        ],
     }
+    problems = [
+        f"{file} is a Python pickle: it is kept, but never sent to Ollama."
+        for file in unused_pickles(files)
+        if file not in kinds
+    ]
     try:
         plan = make_plan(selection, Options(), templates, None)
     except (Unusable, ModelfileError) as error:
-        result["problems"].append(
-            " ".join(filter(None, (str(error), getattr(error, "hint", None))))
-        )
+        hint = getattr(error, "hint", None)
+        problems += [*selection.notes, " ".join(filter(None, (str(error), hint)))]
     else:
-        result |= {"template": plan.template, "template_reason": plan.reason}
-    return result
+        described |= {"template": plan.template, "template_reason": plan.template_reason}
+        problems += plan.problems
+    return {**described, "problems": problems}

@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from app.metrics import phase
+from app.ollama.bounded import number
 from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
+from app.planning.bases import has_adapter
 from app.planning.contents import Unusable
-from app.planning.plan import Plan
+from app.planning.plan import Conversion, Plan
 from app.progress import Report
+from app.service.conversion import Converted, convert
 from app.service.lines import Line, Script, Steps, follow
-from app.service.merging import Merge, MergedFile, merged_file
 from app.storage.directory import Storage
 from app.storage.model import Model
 
@@ -36,11 +38,14 @@ class Targets:
             self.failed[url] = error
             self.servers.pop(url, None)
 
-    def merged(self, name: str) -> None:
-        """The merge, which is the same one in each plan that has one, has made the file `name`."""
+    def change(self, change: Callable[[Plan], Plan]) -> None:
+        """Change each server's plan."""
         for url, (server, plan) in self.servers.items():
-            if plan.merge is not None:
-                self.servers[url] = server, plan.with_merged(name)
+            self.servers[url] = server, change(plan)
+
+    def conversion(self) -> Conversion | None:
+        """The conversion, which is the same one in each plan that has one."""
+        return next((plan.conversion for _, plan in self.servers.values() if plan.conversion), None)
 
     def check(self) -> None:
         """Raise `failure()` where no server is left."""
@@ -61,137 +66,146 @@ class Targets:
         return error
 
 
-def targets(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Targets:
+def targets_of(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Targets:
     """A plan for each server. Raises what `make` raises where that isn't the server's own fault,
     and where it is so for all of them."""
     result = Targets()
     for server in servers:
         with result.attempt(server.url):
+            server.recent_version()
             result.servers[server.url] = server, make(server)
     result.check()
     return result
 
 
-def install(
-    storage: Storage,
-    model: Model,
-    aims: Targets,
-    new_name: str,
-    script: Script,
-) -> Steps[None]:
-    """Merge where a plan says so, push, and create on every server. Raises what has failed on any
-    of them, once the others have the model."""
-    begin, middle, success = script.begin, script.middle, script.success
-    details = {"model": model.name}
-    ways = [{"server": url, **plan.way()} for url, (_, plan) in aims.servers.items()]
-    yield Line(*begin, details, more=ways[0] if len(ways) == 1 else {"servers": ways})
-    way = {key: value for key, value in ways[0].items() if key != "server"}
-    last_create = {"model_name_on_ollama": new_name, **way, "merged": None}
-    start = begin[1]
-    merge = next((plan.merge for _, plan in aims.servers.values() if plan.merge), None)
-    if merge is not None:
-        half = (begin[1] + middle[1]) / 2
-        with phase("merge"):
-            merged = yield from follow(partial(_merge, storage, model, merge), start, half)
-        aims.merged(merged.name)
-        last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
-        start = half
+@dataclass(frozen=True)
+class Installation:
+    """A stored model on its way to the servers of `targets`, as `new_name`; `verify`: have each
+    load it and answer a token."""
 
-    def push(url: str, report: Report) -> None:
-        server, plan = aims.servers[url]
-        digests[url] = _push(storage, model, plan, server, report)
+    storage: Storage
+    model: Model
+    targets: Targets
+    new_name: str
+    verify: bool = False
 
-    def create(url: str, report: Report) -> None:
-        _create(storage, model, *aims.servers[url], new_name, digests[url], report)
+    def steps(self, script: Script) -> Steps[None]:
+        """Convert where a plan says so, push, and create on every server. Raises what has failed
+        on any of them, once the others have the model."""
+        begin, middle, success = script.begin, script.middle, script.success
+        details = {"model": self.model.name}
+        facts = [{"server": url, **_facts(plan)} for url, (_, plan) in self.targets.servers.items()]
+        yield Line(*begin, details, more=facts[0] if len(facts) == 1 else {"servers": facts})
+        adapter = {key: facts[0][key] for key in ("adapter", "adapter_reason")}
+        last_create = {"model_name_on_ollama": self.new_name, **adapter, "merged": None}
+        stored = {file.name: file for file in self.model.files()}
+        self.targets.change(lambda plan: plan.located(stored))
+        start = begin[1]
+        if self.targets.conversion() is not None:
+            half = (begin[1] + middle[1]) / 2
+            with phase("merge"):
+                merged = yield from follow(self._convert, start, half)
+            last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
+            start = half
+        with phase("push"):
+            yield from follow(partial(self._on_each, self._push), start, middle[1])
+        yield Line(*middle, details)
+        with phase("create"):
+            yield from follow(partial(self._on_each, self._create), middle[1], success[1])
+        if self.verify:
+            with phase("verify"):
+                yield from follow(partial(self._on_each, self._verify), success[1], success[1])
+            last_create["verified"] = not self.targets.failed
+        self.model.note(last_create=last_create)
+        if self.targets.failed:
+            raise self.targets.failure()
+        yield Line(*success, {**details, "model_name_on_ollama": self.new_name})
 
-    digests: dict[str, dict[str, str]] = {}
-    with phase("push"):
-        yield from follow(partial(_on_each, aims, push), start, middle[1])
-    yield Line(*middle, details)
-    with phase("create"):
-        yield from follow(partial(_on_each, aims, create), middle[1], success[1])
-    model.note(last_create=last_create)
-    if aims.failed:
-        raise aims.failure()
-    yield Line(*success, {**details, "model_name_on_ollama": new_name})
+    def _on_each(self, work: Callable[[str, Report], None], report: Report) -> None:
+        """Do the work for one server after the other, and say which one it is for."""
+        urls = list(self.targets.servers)
+        for count, url in enumerate(urls):
+
+            def report_here(
+                action: str,
+                details: dict[str, Any],
+                done: float | None = None,
+                count: int = count,
+                url: str = url,
+            ) -> None:
+                overall = None if done is None else (count + done) / len(urls)
+                report(action, {**details, "server": url}, overall)
+
+            with self.targets.attempt(url):
+                work(url, report_here)
+        self.targets.check()
+
+    def _convert(self, report: Report) -> Converted:
+        conversion = self.targets.conversion()
+        assert conversion is not None
+        made = convert(self.storage, self.model, conversion, report)
+        self.targets.change(lambda plan: plan.with_converted(made.file))
+        return made
+
+    def _push(self, url: str, report: Report) -> None:
+        """Send the files that the server doesn't have."""
+        server, plan = self.targets.servers[url]
+        files = self.storage.hashed(self.model, plan.needed(), report)
+        known = {(file.model, file.name): file for file in files}
+        self.targets.servers[url] = (
+            server,
+            plan.replaced(lambda file: known[file.model, file.name]),
+        )
+        total, before = sum(file.size for file in files), 0
+        for file in files:
+            digest, path = file.sha256, file.path
+            assert digest is not None
+            assert path is not None
+
+            def sent(
+                count: int, name: str = file.name, size: int = file.size, before: int = before
+            ) -> None:
+                details = {
+                    "model": self.model.name,
+                    "file": name,
+                    "bytes": count,
+                    "total_bytes": size,
+                }
+                report("Pushing.", details, (before + count) / total)
+
+            if not server.has_blob(digest):
+                try:
+                    server.push_blob(path, digest, sent)
+                except OllamaLost:
+                    if not server.has_blob(digest):
+                        server.push_blob(path, digest, sent)
+            before += file.size
+
+    def _create(self, url: str, report: Report) -> None:
+        def say(status: dict[str, Any]) -> None:
+            words = str(status.get("status", ""))
+            total, completed = number(status.get("total")), number(status.get("completed"))
+            done = completed / total if total and completed is not None else None
+            report(f"Ollama: {words}", {"model": self.model.name, "ollama": status}, done)
+
+        server, plan = self.targets.servers[url]
+        body = plan.request(self.new_name)
+        try:
+            server.create(body, say)
+        except BlobMissing:
+            # Another client's create or delete may remove a blob at any time.
+            self._push(url, report)
+            server.create(body, say)
+        if plan.adapters and not has_adapter(server.show(self.new_name)):
+            raise OllamaError(f"Ollama made {self.new_name!r} without its adapter.")
+
+    def _verify(self, url: str, report: Report) -> None:
+        server, _ = self.targets.servers[url]
+        report("Verifying.", {"model": self.model.name})
+        answered = server.verify(self.new_name)
+        report("Verified.", {"model": self.model.name, "answered": answered})
 
 
-def _on_each(aims: Targets, work: Callable[[str, Report], None], report: Report) -> None:
-    """Do the work for one server after the other, and say which one it is for."""
-    urls = list(aims.servers)
-    for number, url in enumerate(urls):
-
-        def report_here(
-            action: str,
-            details: dict[str, Any],
-            done: float | None = None,
-            number: int = number,
-            url: str = url,
-        ) -> None:
-            overall = None if done is None else (number + done) / len(urls)
-            report(action, {**details, "server": url}, overall)
-
-        with aims.attempt(url):
-            work(url, report_here)
-    aims.check()
-
-
-def _merge(storage: Storage, model: Model, merge: Merge, report: Report) -> MergedFile:
-    digests = storage.digests(model, merge.files, report)
-    return merged_file(storage, model, merge, digests, report)
-
-
-def _push(
-    storage: Storage, model: Model, plan: Plan, server: Ollama, report: Report
-) -> dict[str, str]:
-    """Send the files that the server doesn't have; the sha256 (hex) of all that it needs."""
-    names = plan.needed()
-    digests = storage.digests(model, names, report)
-    sizes = {name: (model.folder / name).stat().st_size for name in names}
-    total, before = sum(sizes.values()), 0
-    for name in names:
-
-        def sent(count: int, name: str = name, before: int = before) -> None:
-            details = {
-                "model": model.name,
-                "file": name,
-                "bytes": count,
-                "total_bytes": sizes[name],
-            }
-            report("Pushing.", details, (before + count) / total)
-
-        if not server.has_blob(digests[name]):
-            try:
-                server.push_blob(model.folder / name, digests[name], sent)
-            except OllamaLost:
-                if not server.has_blob(digests[name]):
-                    server.push_blob(model.folder / name, digests[name], sent)
-        before += sizes[name]
-    return digests
-
-
-def _create(
-    storage: Storage,
-    model: Model,
-    server: Ollama,
-    plan: Plan,
-    new_name: str,
-    digests: dict[str, str],
-    report: Report,
-) -> None:
-    body = plan.request(new_name, digests)
-
-    def say(status: dict[str, Any]) -> None:
-        words = str(status.get("status", ""))
-        total, completed = status.get("total"), status.get("completed")
-        done = completed / total if total and isinstance(completed, int) else None
-        report(f"Ollama: {words}", {"model": model.name, "ollama": status}, done)
-
-    try:
-        server.create(body, say)
-    except BlobMissing:
-        # Another client's create or delete may remove a blob at any time.
-        _push(storage, model, plan, server, report)
-        server.create(body, say)
-    if plan.adapters and "\nADAPTER " not in server.show(new_name).get("modelfile", ""):
-        raise OllamaError(f"Ollama made {new_name!r} without its adapter.")
+def _facts(plan: Plan) -> dict[str, Any]:
+    problems = {"problems": list(plan.problems)} if plan.problems else {}
+    return {**plan.adapter_facts(), **problems}

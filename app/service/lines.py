@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from app.progress import Cancelled, Report
+from app.progress import CANCEL, Cancel, Report
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.5
@@ -66,10 +66,11 @@ def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[
 
     Ratios go from `start` to `end`. Yields at least every POLL_SECONDS. Returns what the work
     returns and raises what it raises. Closing the generator makes the work's next report raise
-    Cancelled, and waits for the work to end: nothing goes on behind the caller's back.
+    Cancelled, interrupts what it waits for (CANCEL), and waits for the work to end: nothing goes on
+    behind the caller's back.
     """
     events: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
-    cancelled = threading.Event()
+    cancel = Cancel()
     outcome: list[Result] = []
     failure: list[BaseException] = []
     last: dict[str, float] = {}
@@ -77,8 +78,7 @@ def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[
 
     def report(action: str, details: dict[str, Any], done: float | None = None) -> None:
         nonlocal ratio
-        if cancelled.is_set():
-            raise Cancelled
+        cancel.check()
         now = time.monotonic()
         if now - last.get(action, -POLL_SECONDS) < POLL_SECONDS:
             return
@@ -88,6 +88,7 @@ def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[
         events.put(Line(action, ratio, details, verbose=True))
 
     def run() -> None:
+        CANCEL.set(cancel)
         try:
             outcome.append(work(report))
         except BaseException as error:
@@ -108,7 +109,7 @@ def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[
                 break
             yield event
     finally:
-        cancelled.set()
+        cancel.set()
         thread.join()
     if failure:
         raise failure[0]

@@ -4,11 +4,10 @@ Each function is a generator: what it raises before its first line was known bef
 and left nothing behind; the lines after that are the contract's.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from zipstream import ZipStream
@@ -16,18 +15,19 @@ from zipstream import ZipStream
 from app.archive.reader import Archive
 from app.formats.files import ModelFile
 from app.metrics import phase
-from app.modelfile.templates import Templates
 from app.ollama import client as ollama
 from app.ollama.address import ollama_url
 from app.ollama.client import Ollama, OllamaError
-from app.ollama.store import base_blob
-from app.planning.contents import Source, Unusable, examine
+from app.planning.contents import examine
 from app.planning.options import BadRequest, Options
-from app.planning.plan import Plan, make_plan
-from app.planning.report import report
-from app.planning.selection import Selection, select, with_base
-from app.service.install import Targets, install, targets
+from app.planning.plan import Plan
+from app.planning.report import describe_model
+from app.planning.selection import Selection, select
+from app.progress import Report
+from app.service.conversion import check
+from app.service.install import Installation, Targets, targets_of
 from app.service.lines import Line, Script, Steps, Task, follow
+from app.service.planner import Planner, entries, held_by
 from app.storage.directory import Storage
 from app.storage.failures import NoSuchModel
 from app.storage.model import BLOCK, Model
@@ -69,26 +69,23 @@ class Upload:
 
 @dataclass(frozen=True)
 class Service:
-    """What the work is done with."""
+    """What the work is done with.
+
+    `ollamas` gives the clients of the Ollama servers, each kept for what it has said; `verify`:
+    have them load each model that was made, where a request doesn't say.
+    """
 
     storage: Storage
     tasks: TaskLog
-    templates: Templates
-    connect: Callable[[], list[Ollama]]
-    merge: str = "auto"
-    ollama_models: Path | None = None
+    planner: Planner
+    ollamas: Callable[[], list[Ollama]]
+    verify: bool = False
 
     def servers(self, asked: str | None) -> list[Ollama]:
         """The Ollama servers of which at least one answers; only that at `asked` (as OLLAMA_HOST
         spells it) where it is given. Raises OllamaError at once where none answers, BadRequest
         where none is at `asked`."""
-        servers = self.connect()
-        if asked:
-            url = ollama_url(asked)
-            known = ", ".join(server.url for server in servers)
-            servers = [server for server in servers if server.url == url]
-            if not servers:
-                raise BadRequest(f"There is no Ollama server {asked!r} here, only {known}.")
+        servers = self._asked_for(asked)
         failures = []
         for server in servers:
             try:
@@ -97,6 +94,17 @@ class Service:
                 failures.append(error)
         if len(failures) == len(servers):
             raise failures[0]
+        return servers
+
+    def _asked_for(self, asked: str | None) -> list[Ollama]:
+        known_servers = self.ollamas()
+        if not asked:
+            return known_servers
+        url = ollama_url(asked)
+        servers = [server for server in known_servers if server.url == url]
+        if not servers:
+            known = ", ".join(server.url for server in known_servers)
+            raise BadRequest(f"There is no Ollama server {asked!r} here, only {known}.")
         return servers
 
     def models(self, *, with_facts: bool) -> Steps[None]:
@@ -131,18 +139,25 @@ class Service:
     def upload(self, upload: Upload) -> Steps[None]:
         """Extract an upload and publish it as a model."""
         with upload.staging.archive() as archive:
-            yield from self._store(upload, archive, select(examine(_entries(archive))), UPLOAD)
+            yield from self._store(upload, archive, select(examine(entries(archive))), UPLOAD)
 
     def create(
         self, task: Task, name: str, new_name: str, options: Options, server: str | None
     ) -> Steps[None]:
         """Make the model `name` a model of every Ollama server, or of one, called `new_name`."""
         ollama.check_name(new_name)
-        with self.storage.hold(name, task.uuid):
+        with ExitStack() as held:
+            held.enter_context(self.storage.hold(name, task.uuid))
             model = self.storage.model(name)
-            selection = select(examine(_files(model)))
-            aims = self._targets(selection, new_name, options, server)
-            yield from install(self.storage, model, aims, new_name, CREATE)
+            servers = self.servers(server)
+
+            def plan(report: Report) -> Targets:
+                selection = select(examine(model.files()), options.projector)
+                hold = held_by(self.storage, model.name, task.uuid, held)
+                return self._targets(selection, new_name, options, servers, task, hold, held)
+
+            targets = yield from follow(plan, 0, 0)
+            yield from self._install(model, targets, new_name, options).steps(CREATE)
 
     def deploy(
         self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
@@ -150,48 +165,54 @@ class Service:
         """Upload, then create; what create would refuse is refused before anything is stored."""
         with task.failing_as(FAILED_CREATE):
             ollama.check_name(new_name)
-        with upload.staging.archive() as archive:
-            selection = select(examine(_entries(archive)))
-            with task.failing_as(FAILED_CREATE):
-                aims = self._targets(selection, new_name, options, server)
-            yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
-        task.failure = FAILED_CREATE
-        model = self.storage.model(upload.name)
-        try:
-            yield from install(self.storage, model, aims, new_name, DEPLOY_CREATE)
-        except OllamaError as error:
-            error.hint = error.hint or (
-                f"The upload is kept as model {model.name!r}: once Ollama is well again,"
-                " POST /models/create/ makes it, without a new upload."
-            )
-            raise
+        with ExitStack() as held:
+            with upload.staging.archive() as archive:
+                selection = select(examine(entries(archive)), options.projector)
+
+                def plan(report: Report) -> Targets:
+                    hold = held_by(self.storage, upload.name, task.uuid, held)
+                    servers = self._asked_for(server)
+                    return self._targets(selection, new_name, options, servers, task, hold, held)
+
+                with task.failing_as(FAILED_CREATE):
+                    targets = yield from follow(plan, 0, 0)
+                yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
+            task.failure = FAILED_CREATE
+            model = self.storage.model(upload.name)
+            try:
+                yield from self._install(model, targets, new_name, options).steps(DEPLOY_CREATE)
+            except OllamaError as error:
+                error.hint = error.hint or (
+                    f"The upload is kept as model {model.name!r}: once Ollama is available again,"
+                    " POST /models/create/ makes it, without a new upload."
+                )
+                raise
 
     def report(self, name: str) -> dict[str, Any]:
         """What the model `name` is; a digest that isn't known yet is None."""
         model = self.storage.model(name)
         kept = model.manifest().facts
         files = {file.name: {"size": file.size, "sha256": file.sha256} for file in model.files()}
-        selection = select(examine(_files(model)))
-        about = report(model.name, selection, files, self.templates, kept.get("created_at"))
-        return {**about, "last_create": kept.get("last_create")}
+        selection = select(examine(model.files()))
+        templates, created_at = self.planner.templates, kept.get("created_at")
+        described = describe_model(model.name, selection, files, templates, created_at)
+        return {**described, "last_create": kept.get("last_create")}
 
     def check(self, upload: Upload) -> dict[str, Any]:
         """The report on an upload, every byte of which is read and none is kept."""
         with upload.staging.archive() as archive:
-            selection = select(examine(_entries(archive)))
+            selection = select(examine(entries(archive)))
             files = {
                 entry.name: {"size": entry.size, "sha256": archive.digest(entry)}
                 for entry in archive.entries
             }
-        return {
-            **report(upload.name, selection, files, self.templates, None),
-            "last_create": None,
-        }
+        described = describe_model(upload.name, selection, files, self.planner.templates, None)
+        return {**described, "last_create": None}
 
     def modelfile(self, name: str, options: Options) -> str:
         """The Modelfile that `ollama create -f` takes in the model's folder."""
-        selection = select(examine(_files(self.storage.model(name))))
-        return self._plan(selection, options, None).modelfile
+        selection = select(examine(self.storage.model(name).files()), options.projector)
+        return self.planner.plan(selection, options, None).modelfile.text
 
     @contextmanager
     def zipped(self, name: str) -> Iterator[ZipStream]:
@@ -206,57 +227,33 @@ class Service:
             yield zipped
 
     def _targets(
-        self, selection: Selection, new_name: str, options: Options, server: str | None
+        self,
+        selection: Selection,
+        new_name: str,
+        options: Options,
+        servers: Sequence[Ollama],
+        task: Task,
+        hold: Callable[[str], None],
+        held: ExitStack,
     ) -> Targets:
-        """The servers that could take the selection as `new_name`. Raises where none could."""
+        """The servers that could take the selection as `new_name`, a name that is held on each.
+        Raises where none could."""
 
         def plan(server: Ollama) -> Plan:
-            plan = self._plan(selection, options, server)
+            held.enter_context(self.storage.hold_name_on_ollama(server.url, new_name, task.uuid))
+            plan = self.planner.plan(selection, options, server, hold)
+            if plan.conversion is not None:
+                check(plan.conversion)
             server.check_free(new_name, replace=options.replace)
             return plan
 
-        return targets(self.servers(server), plan)
+        return targets_of(servers, plan)
 
-    def _plan(self, selection: Selection, options: Options, server: Ollama | None) -> Plan:
-        """The plan, with the service's own settings where the request says nothing."""
-        options = replace(options, merge=options.merge or self.merge)
-        name = options.from_ or selection.from_
-        if selection.base is None and name is not None:
-            found = self._base_on_disk(selection, name, server)
-            if found is not None:
-                selection, options = found, replace(options, from_=None)
-        try:
-            return make_plan(selection, options, self.templates, server)
-        except Unusable as error:
-            if selection.base is None:
-                error.hint = " ".join(filter(None, (error.hint, self._shelf(selection))))
-            raise
-
-    def _base_on_disk(
-        self, selection: Selection, name: str, server: Ollama | None
-    ) -> Selection | None:
-        """The adapter with the base `name` from this machine's disk, where Ollama has no such model
-        or couldn't put an adapter on it; None where that isn't so, or there is none."""
-        if server is not None and server.takes_adapters() and server.has_model(name):
-            return None
-        if name in self.storage.names():
-            base = select(examine(_files(self.storage.model(name), f"../{name}/")))
-            return with_base(selection, base, name=None)
-        blob = base_blob(self.ollama_models, name) if self.ollama_models else None
-        if blob is None:
-            return None
-        source = Source(str(blob), blob.stat().st_size, lambda: blob.open("rb"))
-        return with_base(selection, select(examine([source])), name)
-
-    def _shelf(self, selection: Selection) -> str:
-        """A sentence that lists the models of the models directory which could be a base."""
-        wanted = selection.facts()["architecture"]
-        fitting = []
-        for model in self.storage.models():
-            facts = model.manifest().facts
-            if "base" in (facts.get("kind") or "") and wanted in (None, facts.get("architecture")):
-                fitting.append(model.name)
-        return f"Here there are: {', '.join(fitting)}." if fitting else ""
+    def _install(
+        self, model: Model, targets: Targets, new_name: str, options: Options
+    ) -> Installation:
+        verify = self.verify if options.verify is None else options.verify
+        return Installation(self.storage, model, targets, new_name, verify)
 
     def _store(
         self, upload: Upload, archive: Archive, selection: Selection, script: Script
@@ -274,17 +271,7 @@ class Service:
         yield Line(*script.success, details)
 
 
-def _files(model: Model, prefix: str = "") -> list[Source]:
-    return [Source(prefix + file.name, file.size, file.open) for file in model.files()]
-
-
 def _blocks(file: ModelFile) -> Iterator[bytes]:
     """The content of a file that is opened once it is asked for."""
     with file.open() as opened:
         yield from iter(partial(opened.read, BLOCK), b"")
-
-
-def _entries(archive: Archive) -> list[Source]:
-    return [
-        Source(entry.name, entry.size, partial(archive.open, entry)) for entry in archive.entries
-    ]

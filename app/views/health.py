@@ -34,7 +34,7 @@ def readyz() -> Response:
         "models_dir": _check(storage.check_writable),
         "space": _check(space),
     }
-    servers = service().connect()
+    servers = service().ollamas()
     of_servers = [_check(partial(_version, server)) for server in servers]
     ready = all(check["ok"] for check in checks.values())
     ready = ready and any(check["ok"] for check in of_servers)

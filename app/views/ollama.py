@@ -22,7 +22,7 @@ blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 @blueprint.get("/")
 def servers() -> Response:
     """Each server with its version and models, or with what keeps it from saying."""
-    return json_answer({"servers": [_described(server) for server in service().connect()]})
+    return json_answer({"servers": [_described(server) for server in service().ollamas()]})
 
 
 @blueprint.post("/generate")
