@@ -85,11 +85,62 @@ def sentencepiece_model(kind: str = "bpe", **options: Any) -> bytes:
             "remove_extra_whitespaces": False,
             "split_digits": True,
             "allow_whitespace_only_pieces": True,
-            "character_coverage": 0.9,
+            "character_coverage": 0.98,
             **options,
         },
     )
     return written.getvalue()
+
+
+def sentencepiece_json(content: bytes) -> dict[str, Any]:
+    """The tokenizer.json of a tokenizer.model, as transformers makes one of Llama's or Gemma's:
+    each way to join two pieces into a third is a merge, the better scored first."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=content)
+    vocab = {model.id_to_piece(number): number for number in range(len(model))}
+    special = [n for n in range(len(model)) if model.is_control(n) or model.is_unknown(n)]
+    defined = [vocab[text] for text in ("<|im_start|>", "<|im_end|>")]
+    joined = []
+    for text, number in vocab.items():
+        if number in (*special, *defined) or model.is_byte(number):
+            continue
+        parts = [(text[:at], text[at:]) for at in range(1, len(text))]
+        parts = [(left, right) for left, right in parts if left in vocab and right in vocab]
+        parts.sort(key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+        joined += [(-model.get_score(number), [left, right]) for left, right in parts]
+    joined.sort(key=lambda entry: entry[0])
+    prefixed = model.encode("a", out_type=str)[0].startswith("▁")
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]
+    if prefixed:
+        steps.insert(0, {"type": "Prepend", "prepend": "▁"})
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": number,
+                "content": model.id_to_piece(number),
+                "special": number in special,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+            }
+            for number in (*special, *defined)
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocab,
+            "merges": [pair for _, pair in joined],
+        },
+    }
 
 
 def save(folder: Path, contents: Mapping[str, Any]) -> dict[str, Path]:

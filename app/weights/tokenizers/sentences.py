@@ -6,6 +6,7 @@ scores in its merges: the earlier a token is made, the better; and every way to 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def from_model(model: SentencePieceModel, files: Mapping[str, Path]) -> Vocabula
     """The vocabulary of a tokenizer.model and of what was added beside it. Raises WeightsError."""
     found = Vocabulary("llama", "default", scored=True)
     for id_, piece in enumerate(model.pieces):
-        kind = _TYPES[piece.type]
-        text = piece.text.replace("▁", " ") if kind == TokenType.USER_DEFINED else piece.text
-        found.add(Token(id_, text, kind, piece.score))
+        token = Token(id_, piece.text, _TYPES[piece.type], piece.score)
+        if token.type == TokenType.USER_DEFINED:
+            token = replace(added_token(id_, piece.text, special=False), score=piece.score)
+        found.add(token)
     found.adds_space_prefix = model.adds_space_prefix
     given = json_object(files, "tokenizer_config.json").get("add_prefix_space")
     if isinstance(given, bool):
