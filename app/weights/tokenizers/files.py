@@ -1,5 +1,6 @@
 """A trainer's tokenizer files, read within bounds: size, nesting, count of texts, numbers."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -88,10 +89,10 @@ def _bytes(files: Mapping[str, Path], name: str, limit: int) -> bytes | None:
     if path is None:
         return None
     with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise WeightsError(f"{name} has more than {limit // 2**20} MiB, too much for such a file.")
-    return content
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise WeightsError(f"{name} has more than {limit // 2**20} MiB, too much for its kind.")
+        return file.read(size)
 
 
 def _decoded(text: bytes, kind: type[Decoded], name: str) -> Decoded:
