@@ -27,7 +27,8 @@ from app.storage.locks import Locks
 from app.storage.manifest import StoredFile
 from app.storage.model import Model
 from app.storage.names import check_name
-from app.storage.staging import Staging
+from app.storage.partial import WEEK_SECONDS, PartialUploads
+from app.storage.staging import Staging, WantedFile
 
 STATE_FOLDER = OWN_PREFIX
 SHARED_BYTES = 2**20
@@ -39,19 +40,27 @@ class Storage:
     The folders may go at any time, with what is mounted there: they are made when they are needed.
     """
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        upload_lifetime: float = WEEK_SECONDS,
+    ) -> None:
+        """A partial upload expires `upload_lifetime` seconds after bytes came last."""
         self.folder = folder
         self.limits = limits or Limits()
         self.state_folder = folder / STATE_FOLDER
         self._staging = self.state_folder / "staging"
         self._removed = self.state_folder / "removed"
         self._locks = Locks(self.state_folder)
+        self.uploads = PartialUploads(self, self.state_folder / "uploads", upload_lifetime)
 
     def prepare(self) -> None:
         """Make the folders, and remove what killed tasks have left in them."""
         self._make_folders()
         self.sweep()
         self._locks.sweep()
+        self.uploads.sweep()
 
     def names(self) -> list[str]:
         """The models' names, in order."""
@@ -87,9 +96,10 @@ class Storage:
             sync(written)
             os.rename(written, staging.folder / "renamed")
 
-    def require_space(self, needed: int, what: str) -> None:
-        """Raise NoSpace if `needed` bytes for `what` wouldn't fit."""
-        free = self.free_bytes()
+    def require_space(self, needed: int, what: str, *, but: str | None = None) -> None:
+        """Raise NoSpace if `needed` bytes for `what` wouldn't fit beside what partial uploads have
+        still to bring, other than the one with the id `but`."""
+        free = max(0, self.free_bytes() - self.uploads.undelivered_bytes(but))
         if needed > free:
             raise NoSpace(
                 f"{what} needs {needed} bytes and the models directory has {free} left."
@@ -198,6 +208,16 @@ class Storage:
                     self._put_back(folder / "replaced")
                     self._take_away(folder)
         self._empty_removed()
+
+    def missing(self, files: Iterable[WantedFile]) -> list[WantedFile]:
+        """Those of the files whose content isn't stored here, or is too small to be shared; see
+        Staging.link_known for the others."""
+        published = self.published_files()
+        return [
+            file
+            for file in files
+            if file.sha256 not in published or published[file.sha256][1].size != file.size
+        ]
 
     def published_files(self) -> dict[str, tuple[Path, StoredFile]]:
         """Path and manifest entry of a large file of each content, by its sha256 (hex)."""

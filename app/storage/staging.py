@@ -3,34 +3,61 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.archive.arrival import Arrival
+from app.archive.content import Unpacked
 from app.archive.intake import OnFile
 from app.archive.limits import ArchiveError
-from app.archive.names import is_own
+from app.archive.names import Names, is_own
 from app.archive.reader import Archive, Entry
 from app.archive.writing import write_all
 from app.progress import Report
 from app.storage.disk import sync
+from app.storage.failures import ContentMissing
 from app.storage.manifest import Manifest, StoredFile, write_manifest
 
 if TYPE_CHECKING:
     from app.storage.directory import Storage
 
 
+@dataclass(frozen=True)
+class WantedFile:
+    """A file that a client has: its name below the model's folder, size in bytes and sha256 (hex).
+
+    Whoever may upload may download every model too, so to know a digest opens nothing that was
+    closed: one content serves all.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
 class Staging:
     """A staging folder, held by its task for as long as it lives."""
 
-    def __init__(self, storage: "Storage", task: str, folder: Path, held: ExitStack) -> None:
+    def __init__(
+        self,
+        storage: "Storage",
+        task: str,
+        folder: Path,
+        held: ExitStack,
+        arrival: Arrival | None = None,
+    ) -> None:
+        """`arrival` is that of an upload which is here already."""
         self.folder = folder
+        self.is_published = False
         self._model = folder / "model"
         self._storage = storage
         self._task = task
         self._held = held
-        self._arrival: Arrival | None = None
+        self._arrival = arrival
+        self._known: list[Entry] = []
 
     def hold(self, name: str) -> None:
         """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
@@ -43,17 +70,67 @@ class Staging:
         )
         return self._arrival
 
+    def link_known(self, files: Iterable[WantedFile]) -> None:
+        """Have these files, which are stored here already, be part of the upload.
+
+        What is sent beside them comes in an archive whose one top folder is the model's, so that
+        its names are told from those of folders in it.
+        Raises ContentMissing for those that aren't, ArchiveError for a name that could go astray.
+        """
+        published = self._storage.published_files()
+        names = Names(self._storage.limits)
+        missing = []
+        for number, file in enumerate(files):
+            name = names.add(file.name)
+            path = self.folder / f"known-{number}"
+            path.unlink(missing_ok=True)
+            found, entry = published.get(file.sha256, (None, None))
+            if found and entry and entry.size == file.size and _link(found, entry, path):
+                here = Unpacked(path, file.size, file.size, 0, file.sha256)
+                self._known.append(Entry(name, file.size, here))
+            else:
+                missing.append(file.name)
+        if missing:
+            raise ContentMissing(missing)
+
     def archive(self) -> Archive:
         """The upload, once it is here whole. Raises ArchiveError."""
-        assert self._arrival is not None
-        archive = self._arrival.archive()
+        archive = self._arrival.archive() if self._arrival else Archive(self._known)
         try:
+            if self._arrival:
+                self._put_back(archive)
+            if self._known:
+                self._add_known(archive)
             waiting = (entry.size for entry in archive.entries if not archive.unpacked(entry))
             self._require(sum(waiting))
         except BaseException:
             archive.close()
             raise
         return archive
+
+    def _add_known(self, archive: Archive) -> None:
+        names = Names(self._storage.limits)
+        sent = archive.entries if self._arrival else ()
+        archive.entries = (*sent, *self._known)
+        for entry in archive.entries:
+            names.add(entry.name)
+        archive.total_size = sum(entry.size for entry in archive.entries)
+
+    def take_back(self) -> None:
+        """Undo `extract`, so that the upload is as it arrived."""
+        if self._arrival is not None and self._model.exists():
+            with self._arrival.archive() as archive:
+                self._put_back(archive)
+
+    def _put_back(self, archive: Archive) -> None:
+        """Undo what an extraction did that failed or was killed."""
+        if not self._model.exists():
+            return
+        for entry in archive.entries:
+            unpacked, placed = archive.unpacked(entry), self._model / entry.name
+            if unpacked and not unpacked.path.exists() and placed.is_file():
+                os.rename(placed, unpacked.path)
+        self._storage.discard(self._model)
 
     def extract(self, archive: Archive, facts: dict[str, Any], report: Report) -> None:
         """Put every entry in its place, and keep digests and `facts` with them.
@@ -91,6 +168,7 @@ class Staging:
         """Make what was extracted the model `name`; a model that was replaced gives its space
         back."""
         self._storage.publish(self._model, name)
+        self.is_published = True
 
     def _extract(
         self, archive: Archive, entry: Entry, path: Path, before: int, report: Report
@@ -106,17 +184,26 @@ class Staging:
     def _share(self, path: Path, published: Path, entry: StoredFile) -> None:
         """Make `path` one with a published file of the same content: the same base in ten zips
         takes its room once."""
+        if path.samefile(published):
+            return
         link = self.folder / "shared"
-        with suppress(OSError):  # it has gone meanwhile, or this filesystem has no links
-            os.link(published, link, follow_symlinks=False)
-            # By now another file may have that name.
-            if entry.holds(link.stat()):
-                os.replace(link, path)
-            else:
-                link.unlink()
+        if _link(published, entry, link):
+            os.replace(link, path)
 
     def _require(self, size: int) -> None:
         self._storage.require_space(size, "Extracting this archive")
+
+
+def _link(published: Path, entry: StoredFile, link: Path) -> bool:
+    """Make `link` a hard link to a published file, unless that has gone or changed meanwhile, or
+    its filesystem has no links."""
+    with suppress(OSError):
+        os.link(published, link, follow_symlinks=False)
+        # By now another file may have that name.
+        if entry.holds(link.stat()):
+            return True
+        link.unlink()
+    return False
 
 
 def _report_extracted(report: Report, archive: Archive, entry: Entry, done: int) -> None:
