@@ -12,6 +12,7 @@ from app.planning import contents
 from app.planning import options as requested
 from app.storage import failures as storage
 from app.storage import tasks
+from app.weights import errors as weights
 
 STATUS: dict[type[Exception], int] = {
     requested.BadRequest: 400,
@@ -33,6 +34,8 @@ STATUS: dict[type[Exception], int] = {
     contents.Unusable: 422,
     ollama.OllamaError: 502,
     ollama.OllamaSilent: 504,
+    weights.WeightsError: 422,
+    weights.WeightsKilled: 500,
     storage.NoSpace: 507,
 }
 

@@ -6,13 +6,10 @@ and quantising the changed tensors, on as many processes.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 
 from app.formats import gguf as headers
 from app.weights import quants
+from app.weights.job import Job, run
 
 WIDTH, HIDDEN, RANK = 2048, 5632, 16
 SHAPES = {
@@ -46,8 +44,8 @@ def main() -> None:
         folder = Path(name)
         base, lora = _build(folder, gigabytes)
         size = base.stat().st_size / 1e9
-        floor = _floor(base, folder / "copy.gguf")
         seconds, peak = _merge(base, lora, folder / "merged.gguf")
+        floor = _floor(base, folder / "copy.gguf")
         print(f"base {size:.2f} GB, {os.cpu_count()} processors")
         print(f"floor (copy + re-quantise)   {floor:7.1f} s   {floor / size:6.1f} s/GB")
         print(f"merge, hashed and synced     {seconds:7.1f} s   {seconds / size:6.1f} s/GB")
@@ -102,18 +100,10 @@ def _requantise(path: Path, tensor: headers.Tensor) -> None:
 
 
 def _merge(base: Path, lora: Path, target: Path) -> tuple[float, float]:
-    """Seconds, and the peak memory of the largest process in MB, of the service's own command."""
-    job = {"base": [str(base)], "adapter": str(lora), "target": str(target), "scale": 1.0}
+    """Seconds, and the peak memory of the process in MB, of the service's own work."""
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "app.weights.merge"],
-        input=json.dumps({**job, "note": "benchmark"}),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    run(Job((str(base),), (str(lora),)), target, lambda progress: None)
     seconds = time.monotonic() - started
-    assert '"merged"' in done.stdout.splitlines()[-1], done.stdout[-500:]
     return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
 
 

@@ -1,8 +1,10 @@
 """The process that works on weights: what it says, its limits, and its end, whoever brings it."""
 
 import hashlib
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -11,12 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import numpy as np
 import psutil
 import pytest
 
 from app.weights.errors import WeightsError, WeightsKilled
 from app.weights.job import Job, Progress, Result, check, run
+from app.weights.tokenizers.splitting import BYTES, LLAMA3
 from tests.gguf_files import write_base, write_lora
+from tests.llama_cpp import generate
+from tests.small_tokenizers import byte_level, save
 
 Type = gguf.GGMLQuantizationType
 
@@ -194,3 +200,50 @@ def test_other_threads_are_not_held_up(tmp_path: Path, slow: Path) -> None:
         longest = max(longest, time.monotonic() - began)
     thread.join()
     assert longest < 0.5
+
+
+@pytest.mark.parametrize(
+    ("quantize", "kind"), [(None, "BF16"), ("Q8_0", "Q8_0"), ("Q4_K_M", "Q4_K_M")]
+)
+def test_a_trainer_s_folder_becomes_one_gguf(
+    tmp_path: Path, quantize: str | None, kind: str
+) -> None:
+    folder = trainer_s_folder(tmp_path / "tiny", width=256)
+    job = Job(tuple(map(str, sorted(folder.iterdir()))), quantize=quantize, name="tiny")
+    plan = check(job)
+    made = run(job, tmp_path / "out.gguf", lambda progress: None)
+    assert (job.phase, plan.size) == ("convert", (tmp_path / "out.gguf").stat().st_size)
+    assert (made.architecture, made.quantization) == ("llama", kind)
+    assert generate(tmp_path / "out.gguf")
+
+
+def trainer_s_folder(folder: Path, width: int) -> Path:
+    """What save_pretrained writes of a small Llama in BF16."""
+    config = {
+        **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+        **{"intermediate_size": 2 * width, "vocab_size": 1024, "rms_norm_eps": 1e-5},
+        **{"max_position_embeddings": 512, "tie_word_embeddings": True, "torch_dtype": "bfloat16"},
+    }
+    tokenizer = byte_level((LLAMA3, BYTES))
+    save(folder, {"config.json": config, "tokenizer.json": tokenizer})
+    shapes = {"model.embed_tokens.weight": (1024, width), "model.norm.weight": (width,)}
+    for block in range(2):
+        start = f"model.layers.{block}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{start}{norm}.weight"] = (width,)
+        for part, rows in (("q", width), ("k", width // 2), ("v", width // 2), ("o", width)):
+            shapes[f"{start}self_attn.{part}_proj.weight"] = (rows, width)
+        for part in ("gate", "up"):
+            shapes[f"{start}mlp.{part}_proj.weight"] = (2 * width, width)
+        shapes[f"{start}mlp.down_proj.weight"] = (width, 2 * width)
+    random, table, data = np.random.default_rng(0), {}, b""
+    for name, shape in shapes.items():
+        values = random.normal(0, 0.05, shape).astype(np.float32)
+        packed = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+        place = [len(data), len(data) + len(packed)]
+        table[name] = {"dtype": "BF16", "shape": shape, "data_offsets": place}
+        data += packed
+    header = json.dumps(table).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return folder

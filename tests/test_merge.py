@@ -10,11 +10,13 @@ from typing import Any
 import gguf
 import libgguf
 import numpy as np
+import psutil
 import pytest
 
 from app import create_app
 from app.formats import gguf as headers
 from app.ollama.store import MODEL_LAYER
+from app.storage.directory import Storage
 from app.weights import merge as merging
 from app.weights.merge import MergeError, Pair, apply_pairs, gguf_pairs
 from app.weights.read_gguf import read_gguf
@@ -211,6 +213,32 @@ def test_the_service_merges_once_and_says_so(
         assert caller.send_json("DELETE", "/models/", {"model": "m"}).last["status"] == 200
     assert not litter(models_dir)
     assert [path.name for path in models_dir.iterdir()] == [".model-handler"]
+
+
+def test_a_killed_merge_ends_its_task_with_a_true_sentence_and_can_be_tried_again(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
+
+    def killed(*args: object) -> bool:
+        for process in psutil.Process().children():
+            if "app.weights" in process.cmdline():
+                process.kill()
+        return True
+
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller = FlaskCaller(app.test_client())
+        fields = [("Model", zipped), ("model_name_on_ollama", "one")]
+        with monkeypatch.context() as patch:
+            patch.setattr(Storage, "require_space", killed)
+            last = caller.send_form("/models/deploy/", fields).last
+        assert last["status"] == 500
+        assert "was killed (SIGKILL)" in last["details"]["error"]
+        assert not [*(models_dir / "m" / ".merged").iterdir()]
+        again = {"model": "m", "model_name_on_ollama": "one"}
+        assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
 
 
 @pytest.mark.parametrize(
