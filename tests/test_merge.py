@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from app import create_app
 from app.formats import gguf as headers
 from app.ollama.store import MODEL_LAYER
+from app.service.merging import Merge, _key
 from app.storage.directory import Storage
+from app.storage.model import Model
 from app.weights import merge as merging
 from app.weights.merge import MergeError, Pair, apply_pairs, gguf_pairs
 from app.weights.read_gguf import read_gguf
@@ -301,6 +304,28 @@ def test_an_adapter_goes_onto_a_base_on_this_machine(
         )
     (kept,) = (models_dir / "tuned" / ".merged").glob("*.gguf")
     assert merging.NOTE_KEY in headers.open_header(kept).metadata
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": 0.5},
+        {"quantize": "Q8_0"},
+        {"adapter": "/m/other.gguf"},
+        {"imatrix": "/m/imatrix.dat"},
+        {"base": ("/m/shard-1.gguf", "/m/shard-2.gguf")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_kept_file_is_known_by_all_that_went_into_it(change: dict[str, Any]) -> None:
+    merge = Merge(("/m/base.gguf",), "/m/lora.gguf", None, 1.0, "why")
+    other, model = replace(merge, **change), Model("m", Path("/m"))
+    digests = dict.fromkeys([*merge.files, *other.files], "00")
+    assert _key(model, merge, digests) != _key(model, other, digests)
+    assert _key(model, merge, digests) != _key(model, merge, {**digests, "/m/base.gguf": "01"})
+    moved = replace(merge, base=("/n/base.gguf",), adapter="/n/lora.gguf", reason="because")
+    elsewhere = _key(Model("m", Path("/n")), moved, dict.fromkeys(moved.files, "00"))
+    assert _key(model, merge, digests) == elsewhere
 
 
 def ollama_folder(folder: Path, base: Path) -> Path:

@@ -84,9 +84,7 @@ def merged_file(
     Unusable where the adapter doesn't fit or the result isn't finite, NoSpace, WeightsKilled and
     OSError.
     """
-    settings = [merge.scale, merge.quantize, merge.adapter, merge.config, merge.imatrix]
-    known_by = [METHOD, *settings, *(digests[name] for name in merge.files)]
-    key = sha256(json.dumps(known_by).encode()).hexdigest()[:32]
+    key = _key(model, merge, digests)
     folder = model.folder / FOLDER
     target, facts = folder / f"{key}.gguf", folder / f"{key}.json"
     with suppress(OSError, ValueError):
@@ -110,6 +108,24 @@ def merged_file(
         target.unlink(missing_ok=True)
         raise
     return merged
+
+
+def _key(model: Model, merge: Merge, digests: Mapping[str, str]) -> str:
+    """What the file is kept under: by all that goes into it, wherever that lies."""
+    adapter, imatrix = (
+        Path(name).name if name else None for name in (merge.adapter, merge.imatrix)
+    )
+    settings = [
+        METHOD,
+        model.name,
+        merge.scale,
+        merge.quantize,
+        adapter,
+        merge.config is None,
+        imatrix,
+    ]
+    inputs = [[Path(name).name, digests[name]] for name in merge.files]
+    return sha256(json.dumps([settings, inputs]).encode()).hexdigest()[:32]
 
 
 def _made(storage: Storage, model: Model, merge: Merge, staged: Path, report: Report) -> Result:

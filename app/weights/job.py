@@ -48,8 +48,8 @@ class Job:
     @property
     def phase(self) -> str:
         """What most of the work is: `convert`, or `merge` where a GGUF only gets an adapter."""
-        is_gguf = Path(self.model[0]).suffix not in (".safetensors", ".json", ".model", ".jinja")
-        return "merge" if self.adapter and is_gguf and not self.quantize else "convert"
+        is_folder = any(name.endswith(".safetensors") for name in self.model)
+        return "merge" if self.adapter and not is_folder and not self.quantize else "convert"
 
 
 @dataclass(frozen=True)
