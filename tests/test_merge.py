@@ -239,7 +239,8 @@ def test_a_killed_merge_ends_its_task_with_a_true_sentence_and_can_be_tried_agai
             last = caller.send_form("/models/deploy/", fields).last
         assert last["status"] == 500
         assert "was killed (SIGKILL)" in last["details"]["error"]
-        assert not [*(models_dir / "m" / ".merged").iterdir()]
+        assert not litter(models_dir)
+        assert not [*models_dir.rglob("*kept*")]
         again = {"model": "m", "model_name_on_ollama": "one"}
         assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
 
@@ -302,7 +303,7 @@ def test_an_adapter_goes_onto_a_base_on_this_machine(
         assert (
             str(tmp_path) not in caller.get("/models/tuned/modelfile?from=the_base").body.decode()
         )
-    (kept,) = (models_dir / "tuned" / ".merged").glob("*.gguf")
+    (kept,) = (models_dir / "tuned" / ".model-handler" / "kept").glob("*.gguf")
     assert merging.NOTE_KEY in headers.open_header(kept).metadata
 
 

@@ -82,7 +82,8 @@ def test_a_folder_put_by_hand_is_not_shared(
     (models_dir / "mine").mkdir()
     (models_dir / "mine" / "weights.bin").write_bytes(WEIGHTS)
     write_base(models_dir / "mine" / "base.gguf")
-    Model("mine", models_dir / "mine").digests(["weights.bin"], lambda *_: None)
+    mine = Model("mine", models_dir / "mine")
+    mine.hashed(mine.files(), lambda *_: None)
     upload(caller, tmp_path, "two")
     assert (models_dir / "two" / "weights.bin").stat().st_nlink == 1
 

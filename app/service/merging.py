@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +15,6 @@ from app.storage.model import Model
 from app.weights.errors import WeightsError
 from app.weights.job import Job, Progress, Result, check, run
 
-FOLDER = ".merged"
 METHOD = 2
 """Part of what a kept file is known by: to be raised when merging gives other bytes."""
 
@@ -84,30 +83,23 @@ def merged_file(
     Unusable where the adapter doesn't fit or the result isn't finite, NoSpace, WeightsKilled and
     OSError.
     """
-    key = _key(model, merge, digests)
-    folder = model.folder / FOLDER
-    target, facts = folder / f"{key}.gguf", folder / f"{key}.json"
-    with suppress(OSError, ValueError):
-        return MergedFile(name=f"{FOLDER}/{target.name}", **json.loads(facts.read_bytes()))
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    staged = folder / f"{uuid4()}.partial"
-    made = _made(storage, model, merge, staged, report)
-    merged = MergedFile(
-        f"{FOLDER}/{target.name}", made.sha256 or "", made.changed, made.recoded, made.notes
-    )
-    staged.rename(target)
-    try:
-        temporary = facts.with_suffix(".new")
-        temporary.write_text(
-            json.dumps({key: value for key, value in asdict(merged).items() if key != "name"})
-        )
-        temporary.rename(facts)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return merged
+    name = f"{_key(model, merge, digests)}.gguf"
+    if found := model.kept(name):
+        path, facts = found
+        with suppress(TypeError):
+            return MergedFile(name=path.relative_to(model.folder).as_posix(), **facts)
+    model.forget_kept()
+    with storage.staging(str(uuid4())) as staging:
+        staged = staging.folder / name
+        made = _made(storage, model, merge, staged, report)
+        facts = {
+            "sha256": made.sha256 or "",
+            "tensors": made.changed,
+            "recoded": list(made.recoded),
+            "notes": list(made.notes),
+        }
+        path = model.keep(staged, name, facts)
+    return MergedFile(name=path.relative_to(model.folder).as_posix(), **facts)
 
 
 def _key(model: Model, merge: Merge, digests: Mapping[str, str]) -> str:

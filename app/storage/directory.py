@@ -117,21 +117,6 @@ class Storage:
             for hashed in (self.model(file.model) if file.model else model).hashed([file], report)
         ]
 
-    def digests(self, model: Model, names: Iterable[str], report: Report) -> dict[str, str]:
-        """Model.digests, also for names that lead to another model (`../<model>/<file>`) or to a
-        blob of Ollama's, which is named by its digest."""
-        result = {}
-        for name in names:
-            if os.path.isabs(name):
-                result[name] = Path(name).name.removeprefix("sha256-")
-                continue
-            owner, inner = model, name
-            if name.startswith("../"):
-                other, _, inner = name.removeprefix("../").partition("/")
-                owner = self.model(other)
-            result[name] = owner.digests([inner], report)[inner]
-        return result
-
     @contextmanager
     def hold(self, name: str, task: str, *, shared: bool = False) -> Iterator[None]:
         """Hold the model `name` for `task`: alone, to change it, or `shared`, to read it while
@@ -239,7 +224,8 @@ class Storage:
 
     def publish(self, staged: Path, name: str) -> None:
         """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
-        _, target = self._locate(name) or (name, self.folder / check_name(name))
+        name = check_name(name)
+        _, target = self._locate(name) or (name, self.folder / name)
         if target.exists() and not target.is_dir():
             raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
         if not os.path.lexists(target):
@@ -290,7 +276,13 @@ class Storage:
 
     def _take_away(self, path: Path) -> Path:
         taken = self._removed / uuid4().hex
-        os.rename(path, taken)
+        try:
+            os.rename(path, taken)
+        except FileNotFoundError:
+            if self._removed.is_dir():
+                raise
+            self._make_folders()
+            os.rename(path, taken)
         return taken
 
     def _empty_removed(self) -> None:

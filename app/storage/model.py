@@ -100,17 +100,6 @@ class Model:
             result.append(file)
         return result
 
-    def digests(self, names: Iterable[str], report: Report) -> dict[str, str]:
-        """The sha256 (hex) of each file in `names`, as `hashed` finds it."""
-        known = self.manifest().files
-        files = []
-        for name in names:
-            path = self.folder / name
-            status = path.stat()
-            sha256 = _held(known, name, status)
-            files.append(ModelFile(name, status.st_size, partial(_opened, path), path, sha256))
-        return {file.name: file.sha256 or "" for file in self.hashed(files, report)}
-
     def kept(self, key: str) -> tuple[Path, dict[str, Any]] | None:
         """A result that was made from the model's files before: its file and what was kept of it.
 

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 KEPT = 200
-_FILE = re.compile(r"(?P<started>\d{12})-(?P<uuid>[0-9a-f-]{36})\.jsonl")
+SUMMARY_BYTES = 2**16
+LINES_BYTES = 4 * 2**20
+_FILE = re.compile(
+    r"(?P<number>\d{12})-((?P<started>\d{12})-)?(?P<uuid>[0-9a-f-]{36})\.jsonl", re.ASCII
+)
 
 
 class NoSuchTask(Exception):
@@ -19,8 +23,9 @@ class NoSuchTask(Exception):
 
 
 class TaskLog:
-    """A folder with a file of lines for each of the last KEPT tasks, named by start and uuid.
+    """A folder with a file of lines for each of the last KEPT tasks, and of all that still run.
 
+    A file is named by number, start and uuid; the numbers give the order, whatever the clock says.
     Whoever writes a task's file holds a lock on it, which the kernel drops with its holder: a task
     whose file is neither locked nor complete was stopped or killed.
     """
@@ -30,19 +35,15 @@ class TaskLog:
 
     @contextmanager
     def writer(self, uuid: str) -> Iterator[Callable[[bytes], None]]:
-        """A function that keeps a line of task `uuid`; forgets the oldest tasks beyond KEPT.
+        """A function that keeps a line of task `uuid`; forgets the oldest ended tasks beyond KEPT.
 
         Where the disk takes nothing more, lines are dropped: the task itself goes on.
         """
         with ExitStack() as opened:
             file = None
             with suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                path = self._folder / f"{int(time.time()):012}-{uuid}.jsonl"
-                file = opened.enter_context(path.open("xb", buffering=0))
-                fcntl.flock(file, fcntl.LOCK_EX)
-                for old in self._newest_first()[KEPT:]:
-                    old.unlink(missing_ok=True)
+                file = opened.enter_context(self._begun(uuid))
+                self._forget_oldest()
 
             def keep(line: bytes) -> None:
                 with suppress(OSError):
@@ -52,12 +53,12 @@ class TaskLog:
             yield keep
 
     def lines(self, uuid: str) -> bytes:
-        """The lines that a task has sent so far. Raises NoSuchTask."""
-        for path in self._newest_first():
-            if path.name[13:] == f"{uuid}.jsonl":
-                with suppress(FileNotFoundError):
-                    return path.read_bytes()
-        raise NoSuchTask(f"There is no task {uuid!r}. The last {KEPT} tasks are kept.")
+        """The lines that a task has sent so far, the first LINES_BYTES. Raises NoSuchTask."""
+        for path, name in self._newest_first():
+            if name["uuid"] == uuid:
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    return file.read(LINES_BYTES)
+        raise NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
 
     def recent(self) -> list[dict[str, Any]]:
         """The tasks that are kept, newest first: state, model, started, last action and ratio.
@@ -65,25 +66,43 @@ class TaskLog:
         `state` is `running`, `succeeded`, `failed`, or `stopped`: its client left or it was killed.
         """
         found = []
-        for path in self._newest_first():
-            with suppress(FileNotFoundError, ValueError):
-                found.append(_summary(path))
+        for path, name in self._newest_first():
+            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+                found.append(_summary(path, name))
         return found
 
-    def _newest_first(self) -> list[Path]:
+    def _begun(self, uuid: str) -> BinaryIO:
+        """A new file for the task, which is locked by the time that it can be seen."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        newest = next((int(name["number"]) for _, name in self._newest_first()), 0)
+        name = f"{newest + 1:012}-{int(time.time()):012}-{uuid}.jsonl"
+        new = self._folder / f".{uuid}"
+        file = new.open("xb", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.rename(new, self._folder / name)
+        except BaseException:
+            file.close()
+            new.unlink(missing_ok=True)
+            raise
+        return file
+
+    def _forget_oldest(self) -> None:
+        for path, _ in self._newest_first()[KEPT:]:
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if not _is_locked(file):
+                    path.unlink(missing_ok=True)
+
+    def _newest_first(self) -> list[tuple[Path, re.Match[str]]]:
         names = os.listdir(self._folder) if self._folder.is_dir() else []
-        return [
-            self._folder / name for name in sorted(names, reverse=True) if _FILE.fullmatch(name)
-        ]
+        found = [match for name in sorted(names, reverse=True) if (match := _FILE.fullmatch(name))]
+        return [(self._folder / match.string, match) for match in found]
 
 
-def _summary(path: Path) -> dict[str, Any]:
-    name = _FILE.fullmatch(path.name)
-    assert name is not None
+def _summary(path: Path, name: re.Match[str]) -> dict[str, Any]:
     with path.open("rb") as file:
         running = _is_locked(file)
-        lines = [json.loads(line) for line in file.read().splitlines()]
-    first, last = (lines[0], lines[-1]) if lines else (None, None)
+        first, last = _ends(file)
     details = first["message"]["details"] if first else {}
     ratio = last["message"].get("progress_ratio", last["message"].get("progress")) if last else 0
     if last and last["status"] != 200:
@@ -92,14 +111,27 @@ def _summary(path: Path) -> dict[str, Any]:
         state = "succeeded"
     else:
         state = "running" if running else "stopped"
+    started = int(name["started"] or name["number"])  # earlier versions numbered by the clock
     return {
         "task_uuid": name["uuid"],
         "state": state,
         "model": details.get("model", details.get("model_name")),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(name["started"]))),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "action": last["message"]["action"] if last else None,
         "progress_ratio": ratio,
     }
+
+
+def _ends(file: BinaryIO) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The first and the last whole line of a file, of which only the ends are read."""
+    head = file.read(SUMMARY_BYTES)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SUMMARY_BYTES))
+    tail, _, _ = file.read(SUMMARY_BYTES).rpartition(b"\n")
+    if not tail:
+        return None, None
+    first, last = head.partition(b"\n")[0], tail.rpartition(b"\n")[2]
+    return json.loads(first), json.loads(last)
 
 
 def _is_locked(file: BinaryIO) -> bool:

@@ -96,6 +96,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
             for step in steps:
                 if not _client_is_there():
                     log.info("task %s: the client has left", task.uuid)
+                    if step is not None and not step.verbose:  # It is true all the same.
+                        keep(_encode(task, 200, step.action, ratio_key, step.ratio, step.details))
                     return
                 if step is None or (step.verbose and not verbose):
                     silent = time.monotonic() - sent_at
