@@ -141,9 +141,7 @@ def _embedding(module: str, reader: _Reader, factor: Callable[[int], float]) -> 
     return Change(f"{module}.weight", added, TransposedRows(lengths), by_column=True)
 
 
-def _mlx(
-    module: str, reader: _Reader, factor: Callable[[int], float], model: Model
-) -> Change:
+def _mlx(module: str, reader: _Reader, factor: Callable[[int], float], model: Model) -> Change:
     shape = reader.parts[names.MLX_A].shape
     a, b = reader.rows(names.MLX_A), reader.rows(names.MLX_B)
     lengths = reader.lengths()

@@ -44,9 +44,7 @@ class ProductRows:
         return product
 
 
-def product_of_experts(
-    left: Sequence[Rows], right: Sequence[Rows], factor: float
-) -> Rows:
+def product_of_experts(left: Sequence[Rows], right: Sequence[Rows], factor: float) -> Rows:
     """The products of each expert, one after the other."""
     products = [ProductRows(b, a, factor) for b, a in zip(left, right, strict=True)]
     return products[0] if len(products) == 1 else JoinedRows(products)
@@ -202,7 +200,8 @@ class NormedColumns:
             last = min(first + step, self.count)
             changed = self.before.read(first, last) + self.rows.read(first, last)
             squares += np.einsum("ij,ij->j", changed, changed, dtype=np.float64)
-        return (self.lengths.read(0, 1)[0] / np.sqrt(squares)).astype(np.float32)
+        factors: Floats = (self.lengths.read(0, 1)[0] / np.sqrt(squares)).astype(np.float32)
+        return factors
 
 
 @dataclass(frozen=True)
@@ -250,8 +249,6 @@ class EditedRows:
 
     def _replaced(self, first: int, last: int) -> bool:
         return any(
-            isinstance(edit, Replaced)
-            and edit.start <= first
-            and last <= edit.start + edit.count
+            isinstance(edit, Replaced) and edit.start <= first and last <= edit.start + edit.count
             for edit in self.edits
         )

@@ -107,7 +107,7 @@ def _sort(
 
 
 def _check_parts(module: str, parts: Mapping[str, safetensors.Tensor]) -> None:
-    pairs = [pair for pair in ((A, B), (EMBEDDING_A, EMBEDDING_B), (MLX_A, MLX_B))]
+    pairs = ((A, B), (EMBEDDING_A, EMBEDDING_B), (MLX_A, MLX_B))
     found = [pair for pair in pairs if pair[0] in parts or pair[1] in parts]
     if any((pair[0] in parts) != (pair[1] in parts) for pair in found) or len(found) > 1:
         raise WeightsError(f"The adapter holds only half of the pair for {module}.")

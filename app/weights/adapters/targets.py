@@ -76,9 +76,7 @@ def places(name: str, model: Model) -> list[Place]:
     return architecture.places(name, model) or architecture.places(f"model.{name}", model)
 
 
-def targets(
-    name: str, rows: Rows, model: Model, lengths: Rows | None = None
-) -> list[Target]:
+def targets(name: str, rows: Rows, model: Model, lengths: Rows | None = None) -> list[Target]:
     """Where the rows of transformers' tensor `name` go in the model, in GGUF's order, and with them
     a matrix of one column.
 
@@ -154,9 +152,7 @@ def _fits(target: Target, model: Model) -> bool:
     )
 
 
-def _in_fused(
-    name: str, rows: Rows, model: Model, lengths: Rows | None
-) -> list[Target]:
+def _in_fused(name: str, rows: Rows, model: Model, lengths: Rows | None) -> list[Target]:
     """Queries, keys or values (or gate or up) where the model has them as one tensor."""
     for pattern, fused, parts in _FUSED:
         match = pattern.search(name)
@@ -174,9 +170,7 @@ def _in_fused(
     return []
 
 
-def _in_parts(
-    name: str, rows: Rows, model: Model, lengths: Rows | None
-) -> list[Target]:
+def _in_parts(name: str, rows: Rows, model: Model, lengths: Rows | None) -> list[Target]:
     """A fused tensor's rows where the model has several."""
     for pattern, fused, parts in _FUSED:
         if f"{fused}." not in name:
