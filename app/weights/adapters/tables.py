@@ -79,7 +79,7 @@ def apply_tables(
     tied = OUTPUT not in model.tensors
     changed_output = output.is_changed or output.tokens is not None
     if tied and changed_output and embedding.is_changed and (shared or _same(embedding, output)):
-        changed_output = False
+        changed_output, shared = False, True
     count = base.rows.count
     if embedding.whole is not None:
         count = embedding.whole.count
@@ -96,7 +96,7 @@ def apply_tables(
     parted = tied and embedding.is_changed and not changed_output and not shared and not grown
     if changed_output or parted:
         if tied:
-            _require_output(model, base)
+            _require_output(model)
             notes.append(
                 "The base model's output was its embedding; trained apart, it got a tensor of its"
                 " own (output.weight)."
@@ -130,7 +130,7 @@ def _check(rows: Rows, columns: int, count: int, name: str) -> None:
         )
 
 
-def _require_output(model: Model, base: Tensor) -> None:
+def _require_output(model: Model) -> None:
     if not places("lm_head.weight", model):
         raise WeightsError(
             f"The adapter trains the embedding and the output apart, but a {model.architecture}"
