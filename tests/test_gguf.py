@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from app.formats import gguf
 from app.formats import tensor_types as gguf_types
-from app.formats.gguf import GGUFError, Header, check_adapter_fits, open_header, read_header
+from app.formats.gguf import GGUFError, Header, open_header, read_header
+from app.formats.lora_gguf import check_adapter_fits
 from tests.gguf_files import write_base, write_lora
 
 PEAK_BYTES = 64 * 2**20

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from app.ollama.store import MODEL_LAYER
 from app.service.merging import Merge, _key
 from app.storage.directory import Storage
 from app.storage.model import Model
-from app.weights import merge as merging
-from app.weights.merge import MergeError, Pair, apply_pairs, gguf_pairs
+from app.weights.adapters import NOTE_KEY, apply_adapter
+from app.weights.model import WeightsError
 from app.weights.read_gguf import read_gguf
 from app.weights.write import Written, write_gguf
 from tests.callers import FlaskCaller
@@ -64,14 +63,8 @@ def write_quantized(path: Path, kind: Type) -> Path:
     return plain.rename(path) if kind == Type.F32 else requantized(plain, path, kind)
 
 
-def merge(
-    base: Sequence[Path], pairs: Mapping[str, Pair], target: Path, scale: float = 1.0
-) -> Written:
-    return write_gguf(apply_pairs(read_gguf(base), pairs, scale), target)
-
-
-def pairs_of(path: Path) -> dict[str, Pair]:
-    return gguf_pairs(path, headers.open_header(path))
+def merge(base: Sequence[Path], adapter: Path, target: Path, scale: float = 1.0) -> Written:
+    return write_gguf(apply_adapter(read_gguf(base), [adapter], scale), target)
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
@@ -80,7 +73,7 @@ def test_against_a_dense_reference(tmp_path: Path, kind: Type, scale: float) -> 
     base = write_quantized(tmp_path / "base.gguf", kind)
     lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, rank=4, alpha=8.0)
     target = tmp_path / "merged.gguf"
-    written = merge([base], pairs_of(lora), target, scale)
+    written = merge([base], lora, target, scale)
     assert written.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     before, change, after = tensors(base), tensors(lora), tensors(target)
     assert list(before) == list(after)
@@ -101,7 +94,7 @@ def test_against_a_dense_reference(tmp_path: Path, kind: Type, scale: float) -> 
 def test_a_zero_adapter_changes_nothing_beyond_rounding(tmp_path: Path, kind: Type) -> None:
     base = write_quantized(tmp_path / "base.gguf", kind)
     lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, scale=0)
-    merge([base], pairs_of(lora), tmp_path / "merged.gguf")
+    merge([base], lora, tmp_path / "merged.gguf")
     before, after = tensors(base), tensors(tmp_path / "merged.gguf")
     for name, tensor in after.items():
         values = dense(before[name])
@@ -124,7 +117,7 @@ def test_a_type_without_an_encoder_becomes_q8_0(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     lora = write_lora(tmp_path / "lora.gguf", width=WIDTH)
-    merge([tmp_path / "iq.gguf"], pairs_of(lora), tmp_path / "merged.gguf")
+    merge([tmp_path / "iq.gguf"], lora, tmp_path / "merged.gguf")
     assert tensors(tmp_path / "merged.gguf")["blk.0.attn_q.weight"].tensor_type == Type.Q8_0
 
 
@@ -145,8 +138,8 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
         writer.close()
         shards.append(path)
     lora = write_lora(tmp_path / "lora.gguf", blocks=2)
-    merge(shards, pairs_of(lora), tmp_path / "from-shards.gguf")
-    merge([whole], pairs_of(lora), tmp_path / "from-whole.gguf")
+    merge(shards, lora, tmp_path / "from-shards.gguf")
+    merge([whole], lora, tmp_path / "from-whole.gguf")
     assert headers.open_header(tmp_path / "from-shards.gguf").shard is None
     one, other = tensors(tmp_path / "from-shards.gguf"), tensors(tmp_path / "from-whole.gguf")
     assert sorted(one) == sorted(other)
@@ -167,10 +160,7 @@ def test_an_embedding_s_pair_is_flipped(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    adapter = headers.open_header(tmp_path / "lora.gguf")
-    headers.check_adapter_fits([headers.open_header(base)], adapter)
-    pairs = gguf_pairs(tmp_path / "lora.gguf", adapter)
-    merge([base], pairs, tmp_path / "merged.gguf")
+    merge([base], tmp_path / "lora.gguf", tmp_path / "merged.gguf")
     after = dense(tensors(tmp_path / "merged.gguf")["token_embd.weight"])
     reference = dense(tensors(base)["token_embd.weight"]) + a.astype(np.float64) @ b.T
     assert np.allclose(after, reference, atol=1e-5)
@@ -179,10 +169,9 @@ def test_an_embedding_s_pair_is_flipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [Type.F32, Type.F16], ids=lambda kind: kind.name)
 def test_a_result_that_isn_t_finite_is_refused(tmp_path: Path, kind: Type) -> None:
     base = write_quantized(tmp_path / "base.gguf", kind)
-    huge = np.full((1, 1, WIDTH), 3e38, np.float32), np.full((1, WIDTH, 1), 3e38, np.float32)
-    pairs = {"blk.0.attn_k.weight": Pair(lambda: huge, 1.0)}
-    with pytest.raises(MergeError, match=r"^blk\.0\.attn_k\.weight isn't finite"):
-        merge([base], pairs, tmp_path / "merged.gguf")
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, alpha=3e38, scale=3e38)
+    with pytest.raises(WeightsError, match=r"^blk\.0\.attn_q\.weight isn't finite"):
+        merge([base], lora, tmp_path / "merged.gguf")
 
 
 def test_the_service_merges_once_and_says_so(
@@ -304,7 +293,7 @@ def test_an_adapter_goes_onto_a_base_on_this_machine(
             str(tmp_path) not in caller.get("/models/tuned/modelfile?from=the_base").body.decode()
         )
     (kept,) = (models_dir / "tuned" / ".model-handler" / "kept").glob("*.gguf")
-    assert merging.NOTE_KEY in headers.open_header(kept).metadata
+    assert NOTE_KEY in headers.open_header(kept).metadata
 
 
 @pytest.mark.parametrize(
@@ -341,9 +330,18 @@ def ollama_folder(folder: Path, base: Path) -> Path:
     return folder
 
 
-def test_alpha_over_rank_is_the_scale(tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora.gguf", rank=8, alpha=4.0)
-    assert all(math.isclose(pair.factor, 0.5) for pair in pairs_of(lora).values())
+@pytest.mark.parametrize(("alpha", "factor"), [(4.0, 0.5), (16.0, 2.0), (0.0, 1.0)])
+def test_alpha_over_rank_is_the_scale(tmp_path: Path, alpha: float, factor: float) -> None:
+    """Without alpha llama.cpp has no division by the rank either."""
+    base = write_base(tmp_path / "base.gguf", width=WIDTH)
+    lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, rank=8, alpha=alpha)
+    merge([base], lora, tmp_path / "merged.gguf")
+    change = tensors(lora)
+    a, b = (change[f"blk.0.attn_q.weight.lora_{side}"].data.astype(np.float64) for side in "ab")
+    before, after = (
+        dense(tensors(path)["blk.0.attn_q.weight"]) for path in (base, tmp_path / "merged.gguf")
+    )
+    assert np.abs(after - before - factor * (b @ a)).max() <= 2e-6 * np.abs(after).max()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +358,7 @@ def test_llama_cpp_sees_the_same_model(tmp_path: Path, kind: Type, tolerance: fl
     if kind != Type.F32:
         base = requantized(base, tmp_path / "quantized.gguf", kind)
     lora = write_lora(tmp_path / "lora.gguf", width=WIDTH, blocks=2, scale=2)
-    merge([base], pairs_of(lora), tmp_path / "merged.gguf")
+    merge([base], lora, tmp_path / "merged.gguf")
     plain, adapted = generate(base), generate(base, lora)
     merged = generate(tmp_path / "merged.gguf")
     assert next(iter(plain[0])) != next(iter(adapted[0])), "the adapter is strong enough to matter"

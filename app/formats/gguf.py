@@ -33,7 +33,6 @@ __all__ = [
     "Tensor",
     "Truncated",
     "block_count",
-    "check_adapter_fits",
     "open_header",
     "read_header",
 ]
@@ -208,49 +207,6 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     if not tensors and "split.count" not in metadata:
         raise GGUFError("holds no tensors; it may be a vocabulary alone")
     return Header(version, size, metadata, spans, tensors, alignment, data_offset, special_tokens)
-
-
-def check_adapter_fits(base: Sequence[Header], adapter: Header) -> None:
-    """Raise GGUFError unless a LoRA adapter fits the base model (its shards' headers).
-
-    Rank and sides are checked as llama.cpp's llama-adapter.cpp does; of a token embedding, A and B
-    are flipped.
-    """
-    architecture = base[0].architecture
-    if adapter.architecture != architecture:
-        raise GGUFError(f"is for {adapter.architecture}, but the base model is {architecture}")
-    if adapter.lora_alpha is None or not isfinite(adapter.lora_alpha):
-        raise GGUFError("has no usable adapter.lora.alpha; convert the adapter again")
-    tensors = {name: tensor for header in base for name, tensor in header.tensors.items()}
-    for name, tensor in adapter.tensors.items():
-        stem, suffix = name.rpartition(".lora_")[::2]
-        if stem == "" or suffix not in ("a", "b"):
-            raise GGUFError(f"has the tensor {name}, which is no half of a LoRA pair")
-        other = adapter.tensors.get(f"{stem}.lora_{'b' if suffix == 'a' else 'a'}")
-        if other is None:
-            raise GGUFError(f"has {name} without the other half of its pair")
-        if stem not in tensors:
-            raise GGUFError(f"changes {stem}, which the base model doesn't have")
-        if suffix == "a":
-            _check_shapes(tensors[stem], tensor, other)
-
-
-def _check_shapes(base: Tensor, a: Tensor, b: Tensor) -> None:
-    embedding = base.name == "token_embd.weight"
-    if embedding:
-        fits = a.shape[:1] == b.shape[:1] and (*b.shape[1:2], *a.shape[1:]) == base.shape
-    else:
-        fits = a.shape[1:2] == b.shape[:1] and (*a.shape[:1], *b.shape[1:]) == base.shape
-        fits = fits and a.shape[2:] == b.shape[2:]
-    if not fits:
-        raise GGUFError(
-            f"doesn't fit {base.name}: lora_a is {_times(a)} and lora_b {_times(b)}"
-            f" where the base has {_times(base)}"
-        )
-
-
-def _times(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
 
 
 def _read_version(reader: GgufStream) -> int:

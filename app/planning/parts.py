@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from app.formats import gguf, safetensors
 from app.formats.adapter_config import AdapterConfig, ollama_understands
 from app.formats.files import ModelFile
+from app.formats.lora_gguf import check_adapter_fits
 from app.modelfile.templates import Chat
 from app.planning import checks
 from app.planning.unusable import Unusable
@@ -240,7 +241,7 @@ class GgufAdapter(Adapter):
     def check_fits(self, base: Base) -> None:
         if isinstance(base, GgufModel):
             try:
-                gguf.check_adapter_fits(base.headers, self.header)
+                check_adapter_fits(base.headers, self.header)
             except gguf.GGUFError as error:
                 raise Unusable(f"{self.label} {error}.") from error
 

@@ -1,7 +1,6 @@
 """A plan's conversion: checked before any work, done once, and kept with the model."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.formats.files import ModelFile
 from app.planning.contents import Unusable
@@ -28,11 +27,11 @@ def check(conversion: Conversion) -> None:
     base, adapter = conversion.base, conversion.adapter
     if not isinstance(base, GgufModel) or not isinstance(adapter, SafetensorsAdapter):
         return
-    from app.weights.model import WeightsError
-    from app.weights.peft import peft_pairs
+    from app.weights.adapters import check_adapter
+    from app.weights.errors import WeightsError
 
     try:
-        peft_pairs(Path(adapter.label), adapter.header, adapter.config, base.headers)
+        check_adapter(base.headers, adapter.header, adapter.config)
     except WeightsError as error:
         raise Unusable(f"{adapter.label}: {error}", error.hint) from error
 

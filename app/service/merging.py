@@ -15,7 +15,7 @@ from app.storage.model import Model
 from app.weights.errors import WeightsError
 from app.weights.job import Job, Progress, Result, check, run
 
-METHOD = 2
+METHOD = 3
 """Part of what a kept file is known by: to be raised when merging gives other bytes."""
 
 

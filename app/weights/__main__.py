@@ -15,10 +15,10 @@ from typing import Any
 from app.formats.gguf_values import SPECIAL_TOKENS
 from app.formats.tensor_types import FILE_TYPE_IS_GUESSED, FILE_TYPES, TENSOR_TYPES
 from app.weights import write
+from app.weights.adapters import apply_adapter, named_as_merged
 from app.weights.errors import WeightsError
 from app.weights.imatrix import read_imatrix
 from app.weights.job import Job, Progress, Result
-from app.weights.merge import apply_adapter, named_as_merged
 from app.weights.model import Model
 from app.weights.quantize import quantize
 from app.weights.read_gguf import read_gguf
