@@ -444,7 +444,8 @@ REFUSED = {
             **PEFT,
             "adapter_model.safetensors": safetensors_bytes({"a": (2, 4)}),
         },
-        "adapter_model.safetensors: The adapter holds a, which is no half of a LoRA pair.",
+        "adapter_model.safetensors: The adapter changes a, which the base model doesn't have.",
+        "Send it with the base model that it was trained on.",
         action=CREATE,
     ),
     "PEFT alone for an architecture that Ollama doesn't convert": Refused(
