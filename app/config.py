@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.ollama.address import ollama_url
-from app.planning.options import MERGE_CHOICES
+from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
 
 PREFIX = "MODEL_HANDLER_"
 
@@ -62,6 +62,12 @@ def _optional_text(text: str) -> str | None:
 
 def _texts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _quantize_choice(text: str) -> str | None:
+    if text and text.upper() not in QUANTIZE_TYPES:
+        raise ValueError(f"takes one of {', '.join(QUANTIZE_TYPES)}")
+    return text.upper() or None
 
 
 def _flag(text: str) -> bool:
@@ -131,6 +137,12 @@ SETTINGS = (
         "auto",
         "Whether adapters are merged into their base: auto (where Ollama can't run them), always,"
         " never.",
+    ),
+    Setting(
+        "DEFAULT_QUANTIZE",
+        _quantize_choice,
+        "",
+        "The type that F32, F16 and BF16 models are quantized to where a request doesn't say.",
     ),
     Setting(
         "VERIFY",

@@ -35,6 +35,11 @@ def safetensors_bytes(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(offset)
 
 
+def config_of(class_name: str) -> bytes:
+    """A config.json that says no more than that."""
+    return json.dumps({"architectures": [class_name]}).encode()
+
+
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 PEFT = {
     "adapter_config.json": json.dumps(
@@ -45,7 +50,7 @@ PEFT = {
     ),
 }
 HF_MODEL = {
-    "config.json": json.dumps({"architectures": ["LlamaForCausalLM"]}).encode(),
+    "config.json": config_of("CohereForCausalLM"),
     "model.safetensors": safetensors_bytes({"weight": (4, 4)}),
     "tokenizer.json": b"{}",
     "tokenizer.model": b"sentencepiece",
@@ -246,7 +251,7 @@ WORKS = {
     "fields": Works(
         lambda f: {"base.gguf": f.f16},
         ["./base.gguf"],
-        files=["base.gguf"],
+        files=["model.gguf"],
         fields={
             "system": 'Say """hi""" now\nFROM evil',
             "template": "{{ .Prompt }}",
@@ -259,9 +264,7 @@ WORKS = {
             "template": "{{ .Prompt }}",
             "parameters": {"num_ctx": 4096, "temperature": 1, "stop": ["###"]},
             "license": ["MIT"],
-            "quantize": "Q8_0",
         },
-        without_adapters=False,
     ),
     "a family by name": Works(
         lambda f: {"base.gguf": f.with_template},
@@ -552,7 +555,8 @@ REFUSED = {
     ),
     "unknown quantization": Refused(
         lambda f: {"base.gguf": f.base},
-        "The field 'quantize' takes one of F32, F16, Q4_K_S, Q4_K_M, Q8_0, not 'Q9'.",
+        "The field 'quantize' takes one of F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0,"
+        " Q4_K_M, Q4_K_S, Q4_0, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, IQ4_NL, IQ4_XS, not 'Q9'.",
         fields={"quantize": "q9"},
         status=400,
     ),
@@ -578,13 +582,22 @@ REFUSED = {
         status=409,
         action=CREATE,
     ),
-    "safetensors where Ollama no longer converts": Refused(
-        lambda f: HF_MODEL,
-        "This Ollama server (version 0.34.1) doesn't convert safetensors models.",
+    "safetensors of an unknown kind where Ollama no longer converts": Refused(
+        lambda f: {**HF_MODEL, "config.json": config_of("CohereForCausalLM")},
+        "Safetensors models of the architecture CohereForCausalLM can't be converted here, and this"
+        " Ollama server (version 0.34.1) doesn't convert them.",
         "Convert the model to GGUF with llama.cpp:"
-        " python convert_hf_to_gguf.py <folder> --outfile model.gguf",
+        " python convert_hf_to_gguf.py <folder> --outfile model.gguf Known here are gemma, gemma2,"
+        " gemma3, gpt-oss, granite, llama, mistral3, olmo2, phi3, qwen2, qwen2moe, qwen3, qwen35,"
+        " qwen3moe, smollm3.",
         action=CREATE,
         version="0.34.1",
+    ),
+    "safetensors that can't be converted, on any server": Refused(
+        lambda f: {**HF_MODEL, "config.json": config_of("LlamaForCausalLM")},
+        "model.safetensors: config.json lacks num_hidden_layers.",
+        "Zip the whole folder that save_pretrained wrote, with its own config.json.",
+        action=CREATE,
     ),
 }
 

@@ -8,6 +8,7 @@ Sources: llama.cpp, src/llama-vocab.cpp and src/llama-model.cpp (b10488).
 
 from collections.abc import Iterator, Mapping
 
+from app.formats import pre_tokenizers
 from app.formats.gguf import Array, Header, Tensor
 from app.modelfile.templates import Chat
 from app.planning.unusable import Unusable
@@ -108,7 +109,7 @@ def _missing(header: Header, tensors: Mapping[str, Tensor]) -> Iterator[str]:
                 yield choices[0]
 
 
-def oddities(name: str, header: Header, tensors: Mapping[str, Tensor]) -> list[str]:
+def oddities(name: str, header: Header) -> list[str]:
     """Sentences on what may keep a model from running, or from running well."""
     found = []
     if header.architecture not in _ARCHITECTURES:
@@ -116,11 +117,11 @@ def oddities(name: str, header: Header, tensors: Mapping[str, Tensor]) -> list[s
             f"{name} is of the architecture {header.architecture!r}, which is unknown here: only a"
             " server that knows it can run it."
         )
-    if header.text("tokenizer.ggml.model") == "gpt2" and not header.text("tokenizer.ggml.pre"):
-        found.append(
-            f"{name} doesn't name its pre-tokenizer (tokenizer.ggml.pre): llama.cpp takes a default"
-            " one, and answers may be worse. Convert the model again with a current llama.cpp."
-        )
+    doubtful = pre_tokenizers.problem(
+        header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre")
+    )
+    if doubtful is not None:
+        found.append(doubtful)
     return found
 
 

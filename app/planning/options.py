@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
 
+from app.formats.tensor_types import QUANTIZATIONS
+
 MERGE_CHOICES = ("auto", "always", "never")
 SAID_BY_MODELFILE = ("system", "template", "modelfile_template", "parameters", "license")
-QUANTIZE_TYPES = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
+QUANTIZE_TYPES = QUANTIZATIONS
 
 
 class BadRequest(Exception):
@@ -17,7 +19,8 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """The optional fields, checked; None where a field wasn't sent."""
+    """The optional fields, checked; None where a field wasn't sent. `quantize_by_default` is the
+    service's own setting, for models that aren't quantized yet."""
 
     from_: str | None = None
     system: str | None = None
@@ -27,6 +30,7 @@ class Options:
     license: str | None = None
     modelfile: str | None = None
     quantize: str | None = None
+    quantize_by_default: str | None = None
     replace: bool = True
     merge: str | None = None
     adapter_scale: float = 1.0

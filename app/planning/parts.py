@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -18,12 +18,28 @@ from app.planning.unusable import Unusable
 
 # What Ollama's own converter for adapters knows. Source: Ollama, convert/convert.go, v0.34.0.
 CONVERTED_BY_OLLAMA = ("llama", "gemma2")
-_ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "MixtralForCausalLM": "llama",
-    "Gemma2ForCausalLM": "gemma2",
+# transformers' classes that are converted here, by GGUF's architecture; a test holds this against
+# the converter's own table.
+CONVERTIBLE: Mapping[str, tuple[str, ...]] = {
+    "llama": (
+        *("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    ),
+    "granite": ("GraniteForCausalLM",),
+    "smollm3": ("SmolLM3ForCausalLM",),
+    "mistral3": ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+    "qwen2": ("Qwen2ForCausalLM",),
+    "qwen3": ("Qwen3ForCausalLM",),
+    "qwen2moe": ("Qwen2MoeForCausalLM",),
+    "qwen3moe": ("Qwen3MoeForCausalLM",),
+    "qwen35": ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
+    "gemma": ("GemmaForCausalLM",),
+    "gemma2": ("Gemma2ForCausalLM",),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gpt-oss": ("GptOssForCausalLM",),
+    "phi3": ("Phi3ForCausalLM",),
+    "olmo2": ("Olmo2ForCausalLM",),
 }
+_ARCHITECTURES = {name: each for each, names in CONVERTIBLE.items() for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +107,11 @@ class Base(Part):
 
     kind = "base"
     is_gguf: ClassVar[bool]
+
+    @property
+    def is_convertible(self) -> bool:
+        """Whether a GGUF can be made of it here."""
+        return self.is_gguf
 
     @property
     @abstractmethod
@@ -171,7 +192,7 @@ class GgufModel(Base):
         checks.check_runs(self.label, self.header, self.tensors)
 
     def problems(self) -> list[str]:
-        return checks.oddities(self.label, self.header, self.tensors)
+        return checks.oddities(self.label, self.header)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +214,16 @@ class SafetensorsModel(Base):
         return _ARCHITECTURES.get(self.class_name or "", self.class_name)
 
     @property
+    def is_convertible(self) -> bool:
+        return self.class_name in _ARCHITECTURES
+
+    @property
     def parameter_count(self) -> int:
         return self.tensor_parameters
 
     @property
     def chat(self) -> Chat:
-        return self.how_it_chats
+        return replace(self.how_it_chats, architecture=self.architecture)
 
     def check(self) -> None:
         if self.quantized_by is not None:

@@ -13,7 +13,7 @@ from app.ollama.client import Ollama
 from app.planning.bases import UPLOAD_BASE, base_on_ollama
 from app.planning.contents import Unusable
 from app.planning.options import Options
-from app.planning.parts import Adapter, Base, plainly_named
+from app.planning.parts import CONVERTIBLE, Adapter, Base, plainly_named
 from app.planning.selection import Selection
 
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
@@ -30,27 +30,40 @@ NO_ADAPTERS_BEFORE_0_30 = frozenset(
 
 @dataclass(frozen=True)
 class Conversion:
-    """One GGUF that is to be made of a base and an adapter, and why.
+    """One GGUF that is to be made here of a base and, where there is one, an adapter, and why.
 
-    `scale` multiplies the adapter's alpha.
+    `scale` multiplies the adapter's alpha. `quantize` is one of tensor_types.QUANTIZATIONS; without
+    it the types stay as they are.
     """
 
     base: Base
-    adapter: Adapter
+    adapter: Adapter | None
     scale: float
     reason: str
+    quantize: str | None = None
+    importance_matrix: ModelFile | None = None
+
+    @property
+    def phase(self) -> str:
+        """`merge` where a GGUF only gets an adapter, else `convert`."""
+        only_merges = self.base.is_gguf and self.adapter is not None and self.quantize is None
+        return "merge" if only_merges else "convert"
 
     @property
     def files(self) -> list[ModelFile]:
         """All that it reads."""
-        return [*self.base.files, *self.adapter.files]
+        adapter = self.adapter.files if self.adapter else ()
+        matrix = (self.importance_matrix,) if self.importance_matrix else ()
+        return [*self.base.files, *adapter, *matrix]
 
     def replaced(self, change: Callable[[ModelFile], ModelFile]) -> "Conversion":
         """The same with each file changed."""
+        base, adapter, matrix = self.base, self.adapter, self.importance_matrix
         return replace(
             self,
-            base=replace(self.base, files=tuple(map(change, self.base.files))),
-            adapter=replace(self.adapter, files=tuple(map(change, self.adapter.files))),
+            base=replace(base, files=tuple(map(change, base.files))),
+            adapter=replace(adapter, files=tuple(map(change, adapter.files))) if adapter else None,
+            importance_matrix=change(matrix) if matrix else None,
         )
 
 
@@ -76,7 +89,7 @@ class Plan:
 
     def adapter_facts(self) -> dict[str, Any]:
         """How the adapter reaches Ollama, and why so: for reports and verbose lines."""
-        if self.conversion is not None:
+        if self.conversion is not None and self.conversion.adapter is not None:
             return {"adapter": "merged", "adapter_reason": self.conversion.reason}
         if self.adapters:
             return {"adapter": "sent", "adapter_reason": "This Ollama server takes adapters."}
@@ -131,9 +144,8 @@ def make_plan(
     """
     from_ = base_on_ollama(selection, options, server)
     conversion = _conversion(selection, options, server)
-    if server is not None:
-        _check_server(selection, options, conversion, server)
-    _check_quantize(selection, options)
+    if server is not None and selection.adapter is not None and conversion is None:
+        _check_adapter_sent(selection, selection.adapter, server)
     modelfile, template, reason = _modelfile(selection, options, templates, from_)
     projector = list(selection.projector.files) if selection.projector else []
     files, adapters = _sent(selection)
@@ -142,12 +154,16 @@ def make_plan(
         template=template,
         template_reason=reason,
         files=plainly_named(projector) if conversion else files,
-        adapters={} if conversion else adapters,
+        adapters={} if conversion and conversion.adapter else adapters,
         from_=from_,
-        quantize=options.quantize,
+        quantize=None if conversion or _is_gguf(selection) else options.quantize,
         conversion=conversion,
         problems=tuple(_problems(selection, modelfile, server)),
     )
+
+
+def _is_gguf(selection: Selection) -> bool:
+    return selection.base is not None and selection.base.is_gguf
 
 
 def _sent(selection: Selection) -> tuple[dict[str, ModelFile], dict[str, ModelFile]]:
@@ -161,16 +177,77 @@ def _sent(selection: Selection) -> tuple[dict[str, ModelFile], dict[str, ModelFi
 
 
 def _conversion(selection: Selection, options: Options, server: Ollama | None) -> Conversion | None:
-    """What is to be made before anything is sent. Raises Unusable where that can't work."""
-    reason = _why_merged(selection, options, server)
-    if reason is None or selection.adapter is None:
+    """What is to be made here before anything is sent. Raises Unusable where that can't work."""
+    base, adapter = selection.base, selection.adapter
+    why_merged = _why_merged(selection, options, server)
+    if base is None:
+        if why_merged is not None and adapter is not None:
+            raise Unusable(
+                f"{why_merged} The adapter would have to be merged, but its base is a model that"
+                " only Ollama has.",
+                UPLOAD_BASE,
+            )
         return None
-    if selection.base is None or not selection.base.is_gguf:
-        what = "a safetensors model" if selection.base else "a model that only Ollama has"
+    if not base.is_convertible:
+        _check_converted_by(base, why_merged, server)
+        return None
+    quantize = _quantization(base, options)
+    reason = why_merged or _why_made(base, quantize, server)
+    if reason is None:
+        return None
+    return Conversion(
+        base=base,
+        adapter=adapter if options.merge != "never" else None,
+        scale=options.adapter_scale,
+        reason=reason,
+        quantize=quantize,
+        importance_matrix=selection.importance_matrix if quantize else None,
+    )
+
+
+def _why_made(base: Base, quantize: str | None, server: Ollama | None) -> str | None:
+    """Why another file than the base's own is sent; None where that one will do."""
+    if not base.is_gguf:
+        return "Every Ollama takes GGUF, and few of them convert safetensors."
+    if quantize is not None:
+        return f"{quantize} was asked for."
+    if len(base.files) > 1 and server is not None and _is_before_0_30(server.recent_version()):
+        return "Ollama before 0.30 doesn't join the shards of a GGUF."
+    return None
+
+
+def _check_converted_by(base: Base, why_merged: str | None, server: Ollama | None) -> None:
+    """Raise Unusable unless `server` converts a safetensors model that can't be converted here."""
+    if server is None:
+        return
+    unknown = f"Safetensors models of the architecture {base.architecture} can't be converted here"
+    hint = (
+        f"Convert the model to GGUF with llama.cpp: {CONVERT_MODEL} Known here are"
+        f" {', '.join(sorted(CONVERTIBLE))}."
+    )
+    if not server.takes_adapters():  # both went with 0.34.1
+        version = server.recent_version()
         raise Unusable(
-            f"{reason} The adapter would have to be merged, but its base is {what}.", UPLOAD_BASE
+            f"{unknown}, and this Ollama server (version {version}) doesn't convert them.", hint
         )
-    return Conversion(selection.base, selection.adapter, options.adapter_scale, reason)
+    if why_merged is not None:
+        raise Unusable(f"{why_merged} {unknown}, so that no adapter can be merged.", hint)
+
+
+def _quantization(base: Base, options: Options) -> str | None:
+    """The type to quantize to; None where the types stay. Raises Unusable for what is quantized."""
+    kind, asked = base.quantization, options.quantize
+    is_quantized = kind is not None and kind not in UNQUANTIZED
+    if asked is None:
+        asked = None if is_quantized else options.quantize_by_default
+    if asked is None or asked == kind:
+        return None
+    if is_quantized:
+        raise Unusable(
+            f"The model is {kind} already; only {', '.join(UNQUANTIZED)} can be quantized.",
+            "Leave the field 'quantize' out, or zip the unquantized model.",
+        )
+    return asked
 
 
 def _why_merged(selection: Selection, options: Options, server: Ollama | None) -> str | None:
@@ -199,64 +276,19 @@ def _is_before_0_30(version: str) -> bool:
     return match is not None and (int(match[1]), int(match[2])) < (0, 30)
 
 
-def _check_server(
-    selection: Selection, options: Options, conversion: Conversion | None, server: Ollama
-) -> None:
-    """Raise Unusable for what this server doesn't take."""
-    base = selection.base
-    _check_shards(selection, conversion, server)
-    sends_adapter = selection.adapter is not None and conversion is None
-    converts = base is not None and not base.is_gguf
-    if not (sends_adapter or converts or options.quantize):
-        return
-    if server.takes_adapters():
-        _check_sendable(selection, sends_adapter)
-        return
-    this_server = f"This Ollama server (version {server.recent_version()})"
-    if sends_adapter:
+def _check_adapter_sent(selection: Selection, adapter: Adapter, server: Ollama) -> None:
+    """Raise Unusable for an adapter that this server can't put on the base itself."""
+    way_out = "Send merge=auto, and the adapter is merged into its base before it is sent."
+    if not server.takes_adapters():
         raise Unusable(
-            f"{this_server} no longer takes LoRA adapters.",
-            "Send merge=auto, and the adapter is merged into its base before it is sent.",
+            f"This Ollama server (version {server.recent_version()}) no longer takes LoRA"
+            " adapters.",
+            way_out,
         )
-    if converts:
-        raise Unusable(
-            f"{this_server} doesn't convert safetensors models.",
-            f"Convert the model to GGUF with llama.cpp: {CONVERT_MODEL}",
-        )
-    raise Unusable(
-        f"{this_server} no longer quantizes GGUF models.",
-        "Quantize it with llama.cpp's llama-quantize before zipping, and leave 'quantize' out.",
-    )
-
-
-def _check_sendable(selection: Selection, sends_adapter: bool) -> None:
-    if sends_adapter and selection.adapter is not None and selection.base is not None:
-        reason = selection.adapter.why_not_sent(selection.base.architecture)
+    if selection.base is not None:
+        reason = adapter.why_not_sent(selection.base.architecture)
         if reason is not None:
-            raise Unusable(
-                f"{selection.adapter.label}: {reason}",
-                "Send merge=auto, and the adapter is merged into its base before it is sent.",
-            )
-
-
-def _check_shards(selection: Selection, conversion: Conversion | None, server: Ollama) -> None:
-    base = selection.base
-    if conversion is not None or base is None or not base.is_gguf or len(base.files) == 1:
-        return
-    if _is_before_0_30(server.recent_version()):
-        raise Unusable(
-            f"This Ollama server (version {server.recent_version()}) doesn't join a GGUF's shards.",
-            "Join them with llama.cpp's llama-gguf-split --merge, or update Ollama to 0.30.",
-        )
-
-
-def _check_quantize(selection: Selection, options: Options) -> None:
-    kind = selection.base.quantization if selection.base else None
-    if options.quantize is not None and kind not in (None, *UNQUANTIZED):
-        raise Unusable(
-            f"The model is {kind} already; only {', '.join(UNQUANTIZED)} can be quantized.",
-            "Leave the field 'quantize' out, or zip the unquantized model.",
-        )
+            raise Unusable(f"{adapter.label}: {reason}", way_out)
 
 
 def _modelfile(
@@ -315,7 +347,7 @@ def _template(
         return options.modelfile_template, "The request names it."
     if values["template"]:
         return "default", "The template text was given."
-    if selection.base is None or not selection.base.is_gguf:
+    if selection.base is None or not selection.base.is_convertible:
         return "default", "Ollama keeps or finds the base's own chat template."
     return templates.choose(selection.base.chat)
 

@@ -101,11 +101,19 @@ class Installation:
         stored = {file.name: file for file in self.model.files()}
         self.targets.change(lambda plan: plan.located(stored))
         start = begin[1]
-        if self.targets.conversion() is not None:
+        if conversion := self.targets.conversion():
             half = (begin[1] + middle[1]) / 2
-            with phase("merge"):
+            with phase(conversion.phase):
                 merged = yield from follow(self._convert, start, half)
-            last_create["merged"] = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
+            made = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
+            if conversion.adapter is not None:
+                last_create["merged"] = made
+            if conversion.phase == "convert":
+                last_create["converted"] = {
+                    "quantize": conversion.quantize,
+                    "reason": conversion.reason,
+                    "notes": list(merged.notes),
+                }
             start = half
         with phase("push"):
             yield from follow(partial(self._on_each, self._push), start, middle[1])

@@ -25,6 +25,7 @@ class Planner:
     storage: Storage
     templates: Templates
     merge: str = "auto"
+    quantize: str | None = None
     ollama_models: Path | None = None
 
     def plan(
@@ -39,7 +40,9 @@ class Planner:
         `hold` is given the name of each other model whose files are read, before that. Raises as
         make_plan.
         """
-        options = replace(options, merge=options.merge or self.merge)
+        options = replace(
+            options, merge=options.merge or self.merge, quantize_by_default=self.quantize
+        )
         name = options.from_ or selection.from_
         if selection.base is None and name is not None:
             found = self._with_base_on_disk(selection, name, server, hold)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from zipstream import ZipStream
@@ -20,7 +21,7 @@ from app.ollama.address import ollama_url
 from app.ollama.client import Ollama, OllamaError
 from app.planning.contents import examine
 from app.planning.options import BadRequest, Options
-from app.planning.plan import Plan
+from app.planning.plan import Conversion, Plan
 from app.planning.report import describe_model
 from app.planning.selection import Selection, select
 from app.progress import Report
@@ -65,6 +66,19 @@ class Upload:
     staging: Staging
     filename: str
     name: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to become the model `new_name` on Ollama: the model `name`, or an upload that will be
+    called so. `held` keeps what is held for the task until it ends."""
+
+    selection: Selection
+    name: str
+    new_name: str
+    options: Options
+    task: str
+    held: ExitStack
 
 
 @dataclass(frozen=True)
@@ -153,8 +167,8 @@ class Service:
 
             def plan(report: Report) -> Targets:
                 selection = select(examine(model.files()), options.projector)
-                hold = held_by(self.storage, model.name, task.uuid, held)
-                return self._targets(selection, new_name, options, servers, task, hold, held)
+                wanted = Wanted(selection, model.name, new_name, options, task.uuid, held)
+                return self._targets(wanted, servers, model.folder)
 
             targets = yield from follow(plan, 0, 0)
             yield from self._install(model, targets, new_name, options).steps(CREATE)
@@ -169,10 +183,10 @@ class Service:
             with upload.staging.archive() as archive:
                 selection = select(examine(entries(archive)), options.projector)
 
+                wanted = Wanted(selection, upload.name, new_name, options, task.uuid, held)
+
                 def plan(report: Report) -> Targets:
-                    hold = held_by(self.storage, upload.name, task.uuid, held)
-                    servers = self._asked_for(server)
-                    return self._targets(selection, new_name, options, servers, task, hold, held)
+                    return self._targets(wanted, self._asked_for(server), upload.staging.folder)
 
                 with task.failing_as(FAILED_CREATE):
                     targets = yield from follow(plan, 0, 0)
@@ -226,25 +240,20 @@ class Service:
                 zipped.add(_blocks(file), file.name, size=file.size)
             yield zipped
 
-    def _targets(
-        self,
-        selection: Selection,
-        new_name: str,
-        options: Options,
-        servers: Sequence[Ollama],
-        task: Task,
-        hold: Callable[[str], None],
-        held: ExitStack,
-    ) -> Targets:
-        """The servers that could take the selection as `new_name`, a name that is held on each.
-        Raises where none could."""
+    def _targets(self, wanted: Wanted, servers: Sequence[Ollama], folder: Path) -> Targets:
+        """The servers that could take what is wanted, under a name that is held on each; what is
+        read of an archive's files is copied below `folder`. Raises where none could."""
+        hold = held_by(self.storage, wanted.name, wanted.task, wanted.held)
+        checked: list[Conversion] = []  # all plans have the same one, if any
 
         def plan(server: Ollama) -> Plan:
-            held.enter_context(self.storage.hold_name_on_ollama(server.url, new_name, task.uuid))
-            plan = self.planner.plan(selection, options, server, hold)
-            if plan.conversion is not None:
-                check(plan.conversion)
-            server.check_free(new_name, replace=options.replace)
+            name = self.storage.hold_name_on_ollama(server.url, wanted.new_name, wanted.task)
+            wanted.held.enter_context(name)
+            plan = self.planner.plan(wanted.selection, wanted.options, server, hold)
+            if plan.conversion is not None and not checked:
+                check(plan.conversion, wanted.name, folder / "headers")
+                checked.append(plan.conversion)
+            server.check_free(wanted.new_name, replace=wanted.options.replace)
             return plan
 
         return targets_of(servers, plan)

@@ -18,6 +18,7 @@ _ARCHITECTURES = {
     "Gemma3ForCausalLM": "gemma3",
     "Phi3ForCausalLM": "phi3",
     "Qwen2ForCausalLM": "qwen2",
+    "CohereForCausalLM": "command-r",
 }
 _ADAPTED = ("llama", "gemma2")
 
