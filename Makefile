@@ -41,6 +41,7 @@ ORACLES := .venv-oracles
 oracles: $(ORACLES)/.installed $(TEST_INSTALLED)
 	$(ORACLES)/bin/python -m tests.oracles.record $(ARGS)
 	$(VENV)/bin/python -m pytest tests/test_convert.py -rP
+	$(VENV)/bin/python -m tests.oracles.tokenizers
 
 $(ORACLES)/.installed: tests/oracles/requirements.txt
 	$(PYTHON) -m venv $(ORACLES)

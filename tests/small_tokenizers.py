@@ -45,6 +45,9 @@ TEXTS = (
 MARKED = ("हिन्दी में एक वाक्य है", "ภาษาไทยไม่มีช่องว่าง", "🤦🏽‍♂️ 😶‍🌫️", "Zalgo e\u0301\u0302")
 """Texts with marks that combine with letters, which some of llama.cpp's patterns take apart."""
 
+TAKE_MARKS_APART = ("tekken", "gpt-4o")
+"""Pre-tokenizers of llama.cpp that do, where the tokenizers of that name don't."""
+
 
 def byte_level(steps: Sequence[str], **model: Any) -> Tokenizer:
     """Byte-level BPE trained on TEXTS that splits text in these steps, as `splitting` has them;

@@ -10,10 +10,7 @@ from app.weights.model import WeightsError
 from app.weights.tokenizers import splitting, tokenizer_metadata
 
 from . import llama_tokens
-from .small_tokenizers import MARKED, TEXTS, byte_level, save
-
-TAKE_MARKS_APART = ("tekken", "gpt-4o")
-"""llama.cpp splits letters from the marks that combine with them, where these patterns don't."""
+from .small_tokenizers import MARKED, TAKE_MARKS_APART, TEXTS, byte_level, save
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ SHOWN = 5
 _CONTROL_THOUGH_NOT_SPECIAL = frozenset(("<pad>", "<mask>", "<2mass>", "[@BOS@]"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """A token of a vocabulary; `type` is GGUF's number for its kind (gguf.TokenType)."""
 
