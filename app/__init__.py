@@ -16,8 +16,9 @@ from app.service.work import Service
 from app.storage.directory import Storage
 from app.storage.tasks import TaskLog
 from app.views import BLUEPRINTS
-from app.views.access import harden, refuse_other_origins, require_key
+from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
 from app.views.failures import register_failures
+from app.views.json import JSONProvider
 from app.views.upload import UploadRequest
 
 
@@ -29,16 +30,19 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """
     pages_folder = data_folder("templates")
     app = Flask(
-        "app",
+        __name__,
         template_folder=str(pages_folder),
         static_folder=str(pages_folder / "static"),
         static_url_path="/static",
     )
     app.request_class = UploadRequest
+    app.json = JSONProvider(app)
     app.url_map.strict_slashes = False
     app.config.from_mapping(settings.from_environ(os.environ))
-    app.config.from_mapping(config or {})
-    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_UPLOAD_BYTES"]
+    app.config.from_mapping(settings.from_mapping(config or {}))
+    app.config["MAX_CONTENT_LENGTH"] = app.config.pop("MAX_UPLOAD_BYTES")  # Flask's name for it
+    # Flask's own check of TRUSTED_HOSTS answers 400, and would refuse every address.
+    app.config["NAMES"], app.config["TRUSTED_HOSTS"] = app.config["TRUSTED_HOSTS"], None
 
     limits = Limits(entries=app.config["MAX_ENTRIES"])
     storage = Storage(Path(app.config["MODELS_DIR"]), limits)
@@ -58,6 +62,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         ollamas=kept_clients(app.config),
         verify=app.config["VERIFY"],
     )
+    app.before_request(refuse_other_hosts)
     app.before_request(refuse_other_origins)
     app.before_request(require_key)
     app.after_request(harden)
@@ -72,7 +77,7 @@ def kept_clients(config: Mapping[str, Any]) -> Callable[[], list[Ollama]]:
     made: dict[str, Ollama] = {}
 
     def clients() -> list[Ollama]:
-        urls = config["OLLAMA_HOST"].split(",")
+        urls = config["OLLAMA_HOST"]
         for url in urls:
             if url not in made:
                 made[url] = Ollama(url, config["CONNECT_TIMEOUT"], config["SILENCE_TIMEOUT"])

@@ -33,13 +33,13 @@ class Setting:
         return self.name if self.name.startswith("OLLAMA_") else PREFIX + self.name
 
 
-def _http_urls(text: str) -> str:
+def _http_urls(text: str) -> tuple[str, ...]:
     """The base URLs of all the servers that `text` lists, each once, between commas."""
     urls = [ollama_url(part) for part in text.split(",")]
     for parts in map(urlsplit, urls):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("takes host, host:port or http(s)://host:port/path, between commas")
-    return ",".join(dict.fromkeys(urls))
+    return tuple(dict.fromkeys(urls))
 
 
 def _count(text: str) -> int:
@@ -56,7 +56,11 @@ def _optional_folder(text: str) -> Path | None:
     return _folder(text) if text else None
 
 
-def _optional_text(text: str) -> str | None:
+def _key(text: str) -> str | None:
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise ValueError(
+            "takes printable ASCII without spaces at its ends, which is what a header can carry"
+        )
     return text or None
 
 
@@ -126,6 +130,13 @@ SETTINGS = (
     ),
     Setting("UNREAD_TIMEOUT", _count, "60", "Seconds that a client may leave an answer unread."),
     Setting(
+        "TRUSTED_HOSTS",
+        _texts,
+        "",
+        "Names that the service answers by, besides loopback's and addresses, separated by commas;"
+        " .example.org means all names below it too.",
+    ),
+    Setting(
         "ALLOWED_ORIGINS",
         _texts,
         "",
@@ -152,7 +163,7 @@ SETTINGS = (
     ),
     Setting(
         "API_KEY",
-        _optional_text,
+        _key,
         "",
         "If set, all but the page itself, /healthz and /readyz must carry it.",
     ),
@@ -179,14 +190,30 @@ def from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
 
     An empty variable counts as not set. Raises SettingError for a text that can't be read.
     """
-    values = {}
-    for setting in SETTINGS:
-        text = environ.get(setting.variable) or setting.default
-        try:
-            values[setting.name] = setting.read(text)
-        except ValueError as error:
-            raise SettingError(f"{setting.variable}={text!r}: {error}.") from error
-    return values
+    return {
+        setting.name: _read(setting, environ.get(setting.variable) or setting.default)
+        for setting in SETTINGS
+    }
+
+
+def from_mapping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the settings that it gives as text read as those of the environment are.
+
+    Raises SettingError.
+    """
+    named = {setting.name: setting for setting in SETTINGS}
+    return {
+        name: _read(named[name], value) if name in named and isinstance(value, str) else value
+        for name, value in config.items()
+    }
+
+
+def _read(setting: Setting, text: str) -> Any:
+    try:
+        return setting.read(text)
+    except ValueError as error:
+        shown = "" if setting.name == "API_KEY" else f"={text!r}"
+        raise SettingError(f"{setting.variable}{shown}: {error}.") from error
 
 
 def table() -> str:

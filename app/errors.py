@@ -3,6 +3,7 @@
 import errno
 from dataclasses import dataclass
 
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from app.archive import reader as archive
@@ -44,7 +45,7 @@ SENTENCES = {
     400: "The request can't be read, or its body is shorter than its Content-Length says.",
     404: "There is nothing at this address. The page at /docs shows what there is.",
     405: "This address doesn't take that method. The Allow header lists those that it takes.",
-    413: "The request's body, a field of it or the number of its parts is more than is taken.",
+    413: "The request's body, one of its fields or the number of its parts exceeds the limit.",
 }
 
 
@@ -66,12 +67,18 @@ def describe(error: Exception) -> Failure:
     for kind in type(error).__mro__:
         if kind in STATUS:
             return Failure(STATUS[kind], str(error), getattr(error, "hint", None))
+    if isinstance(error, ParseException):
+        return Failure(400, f"The request's body can't be read: {_plain(error)}.")
     if isinstance(error, HTTPException):
         said = error.description if error.description != type(error).description else None
         return Failure(error.code or 500, said or SENTENCES.get(error.code or 500, error.name))
     if isinstance(error, OSError):
         return _describe_os_error(error)
-    return Failure(500, "The service failed in a way nobody foresaw.", "Its log says more.")
+    return Failure(500, "The service failed unexpectedly.", "Its log says more.")
+
+
+def _plain(error: Exception) -> str:
+    return str(error)[:200].rstrip(".")
 
 
 def _describe_os_error(error: OSError) -> Failure:

@@ -32,14 +32,13 @@ def request(
 ) -> bytes:
     size = len(body) if length is None else length
     type_line = f"Content-Type: {media_type}\r\n" if media_type else ""
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: here\r\n{type_line}Content-Length: {size}\r\n{headers}"
-    )
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{type_line}{headers}"
+    head += f"Content-Length: {size}\r\n"
     return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
 def chunked(pieces: int) -> bytes:
-    head = "POST /models/upload/ HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n"
+    head = "POST /models/upload/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
     start = part("Model", ZIP, "m.zip").removesuffix("\r\n")
     body = f"{len(start):x}\r\n{start}\r\n" + ("400\r\n" + "x" * 1024 + "\r\n") * pieces
     return f"{head}Content-Type: {FORM}\r\n\r\n{body}".encode()
@@ -93,19 +92,19 @@ CASES: dict[str, tuple[bytes, int, str, str]] = {
         *(
             413,
             UPLOAD,
-            "The request's body, a field of it or the number of its parts is more than is taken.",
+            "The request's body, one of its fields or the number of its parts exceeds the limit.",
         ),
     ),
     "over the limit by its length": (
         request("", length=LIMIT + 1),
-        *(413, UPLOAD, f"The upload has {LIMIT + 1} bytes; at most {LIMIT} are taken."),
+        *(413, UPLOAD, f"The upload has {LIMIT + 1} bytes; the limit is {LIMIT}."),
     ),
     "over the limit by its chunks": (
         chunked(LIMIT // 1024 + 1),
         *(
             413,
             UPLOAD,
-            "The request's body, a field of it or the number of its parts is more than is taken.",
+            "The request's body, one of its fields or the number of its parts exceeds the limit.",
         ),
     ),
     "no media type": (

@@ -140,7 +140,7 @@ def test_file_names_that_make_no_model_name(app: Flask, filename: str) -> None:
 def test_ollama_unreachable_is_502_before_the_body_is_read(
     models_dir: Path, app: Flask, zips: Zips
 ) -> None:
-    app.config["OLLAMA_HOST"] = "http://127.0.0.1:9"
+    app.config["OLLAMA_HOST"] = ("http://127.0.0.1:9",)
     answer = FlaskCaller(app.test_client()).send_form(
         "/models/deploy/", [("Model", zips.both), ("model_name_on_ollama", "x")]
     )

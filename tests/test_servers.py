@@ -121,6 +121,6 @@ def test_all_failing_is_known_at_once(models_dir: Path, zips: Zips) -> None:
 
 def test_the_setting_takes_a_list() -> None:
     urls = from_environ({"OLLAMA_HOST": "one, two:80,http://one:11434"})["OLLAMA_HOST"]
-    assert urls == "http://one:11434,http://two:80"
+    assert urls == ("http://one:11434", "http://two:80")
     with pytest.raises(SettingError):
         from_environ({"OLLAMA_HOST": "one,ftp://two"})

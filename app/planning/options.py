@@ -84,6 +84,33 @@ def options(fields: Mapping[str, Any]) -> Options:
     )
 
 
+def read_json(content: str | bytes) -> Any:
+    """A stranger's JSON. Raises ValueError, also where it nests too deeply, has a number beyond 64
+    bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know (RFC 8259)."""
+    try:
+        return json.loads(
+            content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
+        )
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:20]}... exceeds 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not isfinite(float(text)):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return float(text)
+
+
+def _not_json(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
 def _merge(fields: Mapping[str, Any]) -> str | None:
     value = optional_text(fields, "merge") or None
     if value is not None and value not in MERGE_CHOICES:
@@ -108,7 +135,7 @@ def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = fields.get(name)
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else None
+            value = read_json(value) if value.strip() else None
         except ValueError as error:
             raise BadRequest(f"The field {name!r} isn't JSON: {error}.") from error
     if value is None:

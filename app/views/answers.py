@@ -1,6 +1,5 @@
 """What several views need: the service, what a request says, and one JSON object as an answer."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,5 +33,5 @@ def json_object() -> Mapping[str, Any]:
 
 def json_answer(value: dict[str, Any]) -> Response:
     """One JSON object on a line, never cached."""
-    body = json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
+    body = current_app.json.dumps(value) + "\n"
     return Response(body, mimetype="application/json", headers={"Cache-Control": "no-store"})

@@ -2,20 +2,13 @@
 
 from uuid import uuid4
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, current_app, render_template, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from app.errors import describe
 from app.service.lines import Task
-from app.views.stream import failed
+from app.views.stream import FailureLine, failed, logged
 
-ACTIONS = {
-    "/models/upload/": "Failed upload model file.",
-    "/models/create/": "Failed create model",
-    "/models/deploy/": "Failed upload model file.",
-    "/models/check/": "Failed check model file.",
-    "/ollama/": "Failed ask Ollama.",
-    "/ollama/generate/": "Failed generate.",
-}
+METHODS = ("OPTIONS", "HEAD", "GET", "DELETE", "PATCH", "PUT", "POST")
 
 
 def register_failures(app: Flask) -> None:
@@ -24,22 +17,34 @@ def register_failures(app: Flask) -> None:
 
 
 def _answer(error: Exception) -> Response:
-    if request.accept_mimetypes.best_match(
-        ["application/x-ndjson", "text/html"]
-    ) == "text/html" and ("text/html" in request.headers.get("Accept", "")):
-        failure = describe(error)
+    line = _line_of(error)
+    task = Task(str(uuid4()), line.action)
+    if _wants_page():
+        failure = logged(task, error)
         response = Response(render_template("failure.html", failure=failure), failure.status)
     else:
-        ratio_key = "progress" if request.path.startswith("/models/deploy") else "progress_ratio"
-        response = failed(Task(str(uuid4()), _action()), error, ratio_key)
-    for name, value in getattr(error, "get_headers", list)():
-        if name not in ("Content-Type", "Content-Length"):
-            response.headers[name] = value
+        response = failed(task, error, line.ratio_key)
+    if isinstance(error, HTTPException):
+        for name, value in error.get_headers():
+            if name not in ("Content-Type", "Content-Length"):
+                response.headers[name] = value
     return response
 
 
-def _action() -> str:
-    path = request.path.rstrip("/") + "/"
-    if path == "/models/":
-        return "Failed delete model." if request.method == "DELETE" else "Failed get model list."
-    return ACTIONS.get(path, "Failed get model." if request.view_args else "Failed request.")
+def _wants_page() -> bool:
+    kinds = ["application/x-ndjson", "text/html"]
+    asked = "text/html" in request.headers.get("Accept", "")
+    return asked and request.accept_mimetypes.best_match(kinds) == "text/html"
+
+
+def _line_of(error: Exception) -> FailureLine:
+    """What the view that was asked for declares; for a method that isn't taken,
+    what the one that sends most does."""
+    endpoint = request.endpoint
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        method = max(error.valid_methods, key=METHODS.index)
+        adapter = current_app.create_url_adapter(request)
+        endpoint = adapter.match(method=method)[0] if adapter else None
+    view = current_app.view_functions.get(endpoint or "")
+    line: FailureLine = getattr(view, "failure_line", FailureLine())
+    return line

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, current_app
 from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
 from app.ollama.client import Ollama
+from app.views.access import has_key, host_is_ours
 from app.views.answers import json_answer, service
 
 blueprint = Blueprint("health", __name__)
@@ -22,8 +23,8 @@ def healthz() -> dict[str, str]:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Whether a deploy would find what it needs, check by check; 503 where it wouldn't. Of several
-    Ollama servers one is enough."""
+    """Whether a deploy would find what it needs; 503 where it wouldn't. Of several Ollama servers
+    one is enough. Check by check for whoever has the key and asks by a name that is ours."""
     storage = service().storage
 
     def space() -> dict[str, Any]:
@@ -40,7 +41,8 @@ def readyz() -> Response:
     ready = ready and any(check["ok"] for check in of_servers)
     for server, check in zip(servers, of_servers, strict=True):
         checks["ollama" if len(servers) == 1 else f"ollama {server.url}"] = check
-    answer = json_answer({"ready": ready, "checks": checks})
+    for_all = {"ready": ready}
+    answer = json_answer({**for_all, "checks": checks} if has_key() and host_is_ours() else for_all)
     answer.status_code = 200 if ready else 503
     return answer
 

@@ -10,8 +10,10 @@ from app.planning.options import options, text
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD
 from app.views.answers import asked_server, json_answer, json_object, service
-from app.views.stream import is_verbose, streamed
+from app.views.stream import fails_as, is_verbose, streamed
 from app.views.upload import receive, receive_raw
+
+FAILED_GET = "Failed get model."
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
@@ -48,6 +50,11 @@ def create(task: Task) -> Steps[None]:
 @blueprint.post("/deploy/")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy(task: Task) -> Steps[None]:
+    yield from deploy_form(task)
+
+
+def deploy_form(task: Task) -> Steps[None]:
+    """Deploy what the current request's form holds."""
     with task.failing_as(FAILED_CREATE):
         service().servers(asked_server())
     storage = service().storage
@@ -78,6 +85,7 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
 
 
 @blueprint.post("/check/")
+@fails_as("Failed check model file.")
 def check() -> Response:
     """The report on a zip, which is not kept."""
     storage = service().storage
@@ -87,18 +95,21 @@ def check() -> Response:
 
 
 @blueprint.get("/<name>/")
+@fails_as(FAILED_GET)
 def report(name: str) -> Response:
     """The report on a model."""
     return json_answer(service().report(name))
 
 
 @blueprint.get("/<name>/modelfile")
+@fails_as(FAILED_GET)
 def modelfile(name: str) -> Response:
     """The model's Modelfile, as `ollama create -f` takes it in the model's folder."""
     return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
 
 
 @blueprint.get("/<name>/download")
+@fails_as(FAILED_GET)
 def download(name: str) -> Response:
     """The model as a zip that could be uploaded again; its length is known beforehand."""
     with ExitStack() as opened:

@@ -1,18 +1,17 @@
 """What the Ollama servers have, and a first prompt to a model: for the page, whose browser may not
 reach them itself."""
 
-import json
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app, stream_with_context
 from werkzeug.exceptions import NotFound
 
 from app.errors import describe
 from app.ollama.client import ModelMissing, Ollama, OllamaError
 from app.planning.options import text
 from app.views.answers import asked_server, json_answer, json_object, service
-from app.views.stream import line_response
+from app.views.stream import fails_as, line_response
 
 Lines = Generator[dict[str, Any], None, None]
 
@@ -20,12 +19,14 @@ blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 
 
 @blueprint.get("/")
+@fails_as("Failed ask Ollama.")
 def servers() -> Response:
     """Each server with its version and models, or with what keeps it from saying."""
     return json_answer({"servers": [_described(server) for server in service().ollamas()]})
 
 
 @blueprint.post("/generate")
+@fails_as("Failed generate.")
 def generate() -> Response:
     """Ollama's own lines of an answer to one prompt, each as it comes: from the first server that
     gives one."""
@@ -36,7 +37,7 @@ def generate() -> Response:
         first, lines = _first_answer([server.generate(model, prompt) for server in servers])
     except ModelMissing as error:
         raise NotFound(str(error)) from error
-    response = line_response(_encoded(first, lines))
+    response = line_response(stream_with_context(_encoded(first, lines)))
     response.call_on_close(lines.close)
     return response
 
@@ -69,4 +70,4 @@ def _encoded(first: dict[str, Any], rest: Lines) -> Iterator[bytes]:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
+    return current_app.json.dumps(value).encode() + b"\n"

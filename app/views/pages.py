@@ -1,13 +1,16 @@
 """The page for people, and what its form leads to where a browser runs no scripts."""
 
-import json
+from uuid import uuid4
 
 from flask import Blueprint, Response, render_template, request
 
 from app.planning.options import QUANTIZE_TYPES
+from app.service.lines import Task
+from app.service.work import FAILED_UPLOAD
 from app.views.answers import json_answer
-from app.views.models import deploy
+from app.views.models import deploy_form
 from app.views.openapi import description
+from app.views.stream import fails_as, run_to_end
 from app.views.texts import LANGUAGES, texts
 
 blueprint = Blueprint("pages", __name__)
@@ -20,11 +23,12 @@ def index() -> str:
 
 
 @blueprint.post("/deploy")
+@fails_as(FAILED_UPLOAD)
 def result() -> tuple[str, int]:
     """The form without scripts: the same deploy, its lines as a page once it has ended."""
-    answer: Response = deploy()
-    lines = [json.loads(line)["message"] for line in answer.get_data().splitlines()]
-    return _render("result.html", lines=lines), answer.status_code
+    task = Task(str(uuid4()), FAILED_UPLOAD)
+    lines, status = run_to_end(task, deploy_form(task))
+    return _render("result.html", lines=lines), status
 
 
 @blueprint.get("/openapi.json")

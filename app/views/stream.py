@@ -1,6 +1,5 @@
 """Generator views as JSON-line responses: the contract's lines, each sent as it becomes true."""
 
-import json
 import logging
 import select
 import socket
@@ -8,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,26 @@ MEDIA_TYPE = "application/x-ndjson"
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class FailureLine:
+    """How a route's line is written where it fails before it says so itself."""
+
+    action: str = "Failed request."
+    ratio_key: str = "progress_ratio"
+
+
+def fails_as(
+    action: str, ratio_key: str = "progress_ratio"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare how a view's failures are written, whoever finds them."""
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+        view.failure_line = FailureLine(action, ratio_key)  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
 def streamed(
     failure: str, ratio_key: str = "progress_ratio", *, kept: bool = True
 ) -> Callable[[Callable[..., Steps[None]]], Callable[..., Response]]:
@@ -37,6 +57,7 @@ def streamed(
     """
 
     def decorate(view: Callable[..., Steps[None]]) -> Callable[..., Response]:
+        @fails_as(failure, ratio_key)
         @wraps(view)
         def respond(**arguments: Any) -> Response:
             task = Task(str(uuid4()), failure)
@@ -61,13 +82,13 @@ def is_verbose() -> bool:
 
 def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
     """The response for a task that failed before its first line."""
-    failure = _described(task, error)
+    failure = logged(task, error)
     body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
     return line_response(body, failure.status)
 
 
 def line_response(body: bytes | Iterator[bytes], status: int = 200) -> Response:
-    """JSON lines, which nothing on their way may keep back."""
+    """JSON lines, to be passed on unbuffered."""
     response = Response(body, status, mimetype=MEDIA_TYPE)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store"
@@ -78,6 +99,22 @@ def _resumed(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     if first:
         yield first
     yield from rest
+
+
+def run_to_end(task: Task, steps: Steps[None]) -> tuple[list[Line], int]:
+    """All lines of a task, and the HTTP status for them as a whole: that of a failure only where
+    it came before the first line. A failure is the last line."""
+    lines = []
+    try:
+        for step in steps:
+            if step is not None and not step.verbose:
+                lines.append(step)
+    except Exception as error:
+        failure = logged(task, error)
+        ratio = lines[-1].ratio if lines else 0
+        status = 200 if lines else failure.status
+        return [*lines, Line(task.failure, ratio, failure.details())], status
+    return lines, 200
 
 
 def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iterator[bytes]:
@@ -112,7 +149,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                 yield line
             watched.status = "200"
         except Exception as error:
-            failure = _described(task, error) if last else describe(error)
+            failure = logged(task, error) if last else describe(error)
             watched.status = str(failure.status)
             ratio = last.ratio if last else 0
             line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
@@ -132,8 +169,7 @@ def _encode(
         ratio_key: ratio,
         "details": details,
     }
-    line = json.dumps({"status": status, "message": message}, ensure_ascii=False)
-    return line.encode(errors="replace") + b"\n"
+    return current_app.json.dumps({"status": status, "message": message}).encode() + b"\n"
 
 
 def _drop(line: bytes) -> None:
@@ -145,7 +181,9 @@ def _task_log() -> TaskLog:
     return tasks
 
 
-def _described(task: Task, error: Exception) -> Failure:
+def logged(task: Task, error: Exception) -> Failure:
+    """What a client is told of the error, once it stands in the log: with its traceback where
+    nothing in errors.STATUS foresees it."""
     failure = describe(error)
     unforeseen = error if failure.status == 500 else None
     log.warning("task %s: %s %s", task.uuid, failure.status, failure.error, exc_info=unforeseen)

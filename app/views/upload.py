@@ -113,9 +113,9 @@ def _check_form() -> None:
 
 def _check_size(storage: Storage) -> None:
     """Refuse by its length what needn't be sent, and bound the client's silence."""
-    size, most = request.content_length or 0, current_app.config["MAX_UPLOAD_BYTES"]
-    if size > most:
-        raise RequestEntityTooLarge(f"The upload has {size} bytes; at most {most} are taken.")
+    size, most = request.content_length or 0, request.max_content_length
+    if most is not None and size > most:
+        raise RequestEntityTooLarge(f"The upload has {size} bytes; the limit is {most}.")
     storage.require_space(size, "This upload")
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, Connection):
