@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
-.PHONY: run demo test check bench oracles
+.PHONY: run demo test check bench fuzz oracles
 
 run: $(INSTALLED)
 	$(VENV)/bin/gunicorn
@@ -47,3 +47,10 @@ $(ORACLES)/.installed: tests/oracles/requirements.txt
 	$(PYTHON) -m venv $(ORACLES)
 	$(ORACLES)/bin/python -m pip install --quiet --requirement tests/oracles/requirements.txt
 	touch $@
+
+# Each reader of strangers' bytes in turn, with atheris: make fuzz SECONDS=600
+fuzz: $(TEST_INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test,fuzz]'
+	for target in zip tar gguf safetensors; do \
+		$(VENV)/bin/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; \
+	done
