@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.archive import zip_entries
@@ -102,6 +102,7 @@ def test_a_changed_byte_is_found(tmp_path: Path, method: int, at: int) -> None:
 WHOLE = zipped(zipfile.ZIP_DEFLATED)
 
 
+@settings(deadline=None)
 @given(cut=st.integers(1, 900))
 def test_a_zip_that_is_cut_off_is_no_zip(
     tmp_path_factory: pytest.TempPathFactory, cut: int
