@@ -23,6 +23,7 @@ from app.weights.adapters import NOTE_KEY, apply_adapter
 from app.weights.model import WeightsError
 from app.weights.read_gguf import read_gguf
 from app.weights.write import Written, write_gguf
+from tests.adapter_files import adapter, random_values
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora, write_zip
@@ -316,6 +317,62 @@ def test_a_kept_file_is_known_by_all_that_went_into_it(change: dict[str, Any]) -
     moved = replace(merge, base=("/n/base.gguf",), adapter="/n/lora.gguf", reason="because")
     elsewhere = _key(Model("m", Path("/n")), moved, dict.fromkeys(moved.files, "00"))
     assert _key(model, merge, digests) == elsewhere
+
+
+def test_a_trainer_s_new_tokens_reach_the_merged_model(tmp_path: Path, models_dir: Path) -> None:
+    base = write_base(tmp_path / "base.gguf", "llama")
+    shape = headers.open_header(base).tensors["token_embd.weight"].shape
+    table = random_values(shape[1] + 1, shape[0])
+    saved = {f"base_model.model.{name}.weight": table for name in ("model.embed_tokens", "lm_head")}
+    config, weights = adapter(tmp_path, saved)
+    added = [{"id": shape[1], "content": "<new>", "special": True}]
+    tokenizer = {"model": {"type": "BPE", "vocab": {}}, "added_tokens": added}
+    members = {
+        "base.gguf": base,
+        "lora/adapter_config.json": config,
+        "lora/adapter_model.safetensors": weights,
+        "lora/tokenizer.json": json.dumps(tokenizer).encode(),
+    }
+    zipped = write_zip(tmp_path / "tuned.zip", members)
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        form = [("Model", zipped), ("model_name_on_ollama", "new")]
+        answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", form)
+        assert answer.last["status"] == 200, answer.last
+    (kept,) = (models_dir / "tuned" / ".model-handler" / "kept").glob("*.gguf")
+    fields = gguf.GGUFReader(kept).fields
+    assert fields["tokenizer.ggml.tokens"].contents()[-1] == "<new>"
+    assert np.array_equal(tensors(kept)["token_embd.weight"].data, table)
+
+
+@pytest.mark.parametrize("kind", ["norms", "activated"])
+def test_a_lora_in_gguf_that_is_more_than_pairs(tmp_path: Path, kind: str) -> None:
+    """Norm vectors are passed over, as llama.cpp does; what acts only now and then is refused."""
+    base = write_base(tmp_path / "base.gguf")
+    plain = write_lora(tmp_path / "plain.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    if kind == "activated":
+        writer.add_array("adapter.alora.invocation_tokens", [1, 2, 3])
+    for tensor in gguf.GGUFReader(plain).tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.add_tensor("blk.0.attn_norm.weight", np.full(32, 7, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = read_gguf([base])
+    if kind == "activated":
+        with pytest.raises(WeightsError, match=r"lora\.gguf is an activated LoRA \(aLoRA\)"):
+            apply_adapter(model, [tmp_path / "lora.gguf"])
+        return
+    merged = apply_adapter(model, [tmp_path / "lora.gguf"])
+    assert merged.notes == (
+        "The adapter's norm vectors (1 tensors) were passed over, as llama.cpp does.",
+    )
+    assert merged.tensors["blk.0.attn_norm.weight"] == model.tensors["blk.0.attn_norm.weight"]
 
 
 def ollama_folder(folder: Path, base: Path) -> Path:

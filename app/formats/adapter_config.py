@@ -15,6 +15,7 @@ from app.formats.safetensors import SafetensorsError, json_object
 LARGEST_RANK = 65_536
 LARGEST_NUMBER = 1e12
 NAMES = 65_536
+LISTED = 256
 NAME_LENGTH = 1_024
 TOKENS = 2**20
 
@@ -292,7 +293,7 @@ def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = config.get(key)
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(map(_is_name, value)) or len(value) > NAMES:
+    if not isinstance(value, list) or not all(map(_is_name, value)) or len(value) > LISTED:
         raise AdapterConfigError(f"has {key}={_shown(value)}, which isn't a list of names")
     return tuple(value)
 

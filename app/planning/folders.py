@@ -15,6 +15,9 @@ from app.planning.parts import SafetensorsAdapter, SafetensorsModel
 from app.planning.unusable import Unusable
 
 TEXT_BYTES = 8 * 2**20
+_TOKENIZER_FILES = frozenset(
+    ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
+)
 _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_CHECKPOINT = re.compile(r"\d+_adapters\.safetensors")
 _METHODS = {
@@ -90,6 +93,12 @@ def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) ->
         files=(files[config_name], files[weights[0]]),
         config=config,
         header=_header(files[weights[0]]),
+        beside=tuple(
+            file
+            for name, file in files.items()
+            if str(PurePosixPath(name).parent) == folder
+            and PurePosixPath(name).name in _TOKENIZER_FILES
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -129,9 +129,16 @@ class Base(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Part):
-    """A LoRA adapter. `base_name` is what it calls the model that it was made for."""
+    """A LoRA adapter. `base_name` is what it calls the model that it was made for; `beside` are the
+    tokenizer's files that were saved with it."""
 
     kind = "adapter"
+    beside: tuple[ModelFile, ...] = ()
+
+    def replaced(self, change: Callable[[ModelFile], ModelFile]) -> "Adapter":
+        """The same with each file changed."""
+        files, beside = tuple(map(change, self.files)), tuple(map(change, self.beside))
+        return replace(self, files=files, beside=beside)
 
     @property
     @abstractmethod

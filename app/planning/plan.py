@@ -52,7 +52,7 @@ class Conversion:
     @property
     def files(self) -> list[ModelFile]:
         """All that it reads."""
-        adapter = self.adapter.files if self.adapter else ()
+        adapter = (*self.adapter.files, *self.adapter.beside) if self.adapter else ()
         matrix = (self.importance_matrix,) if self.importance_matrix else ()
         return [*self.base.files, *adapter, *matrix]
 
@@ -62,7 +62,7 @@ class Conversion:
         return replace(
             self,
             base=replace(base, files=tuple(map(change, base.files))),
-            adapter=replace(adapter, files=tuple(map(change, adapter.files))) if adapter else None,
+            adapter=adapter.replaced(change) if adapter else None,
             importance_matrix=change(matrix) if matrix else None,
         )
 

@@ -42,7 +42,9 @@ def check(conversion: Conversion, name: str, folder: Path) -> None:
     base, adapter, matrix = conversion.base, conversion.adapter, conversion.importance_matrix
     asked = job.Job(
         model=tuple(paths[id(file)] for file in base.files),
-        adapter=tuple(paths[id(file)] for file in adapter.files) if adapter else (),
+        adapter=(
+            tuple(paths[id(file)] for file in (*adapter.files, *adapter.beside)) if adapter else ()
+        ),
         scale=conversion.scale,
         quantize=conversion.quantize,
         imatrix=paths[id(matrix)] if matrix else None,
@@ -97,6 +99,7 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
     hashed = iter(storage.hashed(model, conversion.files, report))
     base = [next(hashed) for _ in conversion.base.files]
     adapter = [next(hashed) for _ in (conversion.adapter.files if conversion.adapter else ())]
+    beside = [next(hashed) for _ in (conversion.adapter.beside if conversion.adapter else ())]
     matrix = next(hashed, None)
     merge = Merge(
         base=tuple(str(file.path) for file in base),
@@ -106,8 +109,9 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
         reason=conversion.reason,
         quantize=conversion.quantize,
         imatrix=str(matrix.path) if matrix else None,
+        beside=tuple(str(file.path) for file in beside),
     )
-    files = [*base, *adapter, *([matrix] if matrix else [])]
+    files = [*base, *adapter, *beside, *([matrix] if matrix else [])]
     digests = {str(file.path): file.sha256 or "" for file in files}
     made = merged_file(storage, model, merge, digests, report)
     path = model.folder / made.name

@@ -25,7 +25,8 @@ class Merge:
 
     `base` are a GGUF, its shards, or all files of a safetensors model; `adapter` is a GGUF, or
     safetensors weights with their `config`; `scale` multiplies alpha. `quantize` is one of
-    tensor_types.QUANTIZATIONS, `imatrix` a file's name.
+    tensor_types.QUANTIZATIONS, `imatrix` a file's name; `beside` are the tokenizer's files that were
+    saved with the adapter.
     """
 
     base: tuple[str, ...]
@@ -35,16 +36,18 @@ class Merge:
     reason: str
     quantize: str | None = None
     imatrix: str | None = None
+    beside: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[str]:
         """The names of all files that it reads."""
-        return [*self.base, *filter(None, (self.adapter, self.config, self.imatrix))]
+        known = filter(None, (self.adapter, self.config, self.imatrix))
+        return [*self.base, *known, *self.beside]
 
     def job(self, model: Model) -> Job:
         """The work on the files, for the model they belong to."""
         folder = model.folder
-        adapter = filter(None, (self.config, self.adapter))
+        adapter = [*filter(None, (self.config, self.adapter)), *self.beside]
         return Job(
             model=tuple(str(folder / name) for name in self.base),
             adapter=tuple(str(folder / name) for name in adapter),

@@ -21,7 +21,7 @@ from app.weights.adapters.tables import EMBEDDING, OUTPUT, Table, apply_tables, 
 from app.weights.adapters.targets import height, is_vector, places, targets
 from app.weights.adapters.vocabulary import with_rows_for
 from app.weights.model import Model, Tensor, Value, WeightsError
-from app.weights.rows import ReshapedRows, StoredRows, TransposedRows
+from app.weights.rows import ReshapedRows, TransposedRows
 
 CONFIG = "adapter_config.json"
 NOTE_KEY = "model_handler.merged"
@@ -97,27 +97,6 @@ def _marked(model: Model, adapter: Path) -> Model:
     return replace(model, metadata={**model.metadata, ADAPTERS_KEY: value})
 
 
-def check_adapter(
-    base: Sequence[gguf.Header], header: safetensors.Header, config: AdapterConfig
-) -> None:
-    """Raise WeightsError where a safetensors adapter doesn't fit a GGUF base, as far as the headers
-    of its shards tell; no file is read."""
-    if config.peft_type != "LORA":
-        raise WeightsError(f"The adapter is {config.peft_type}; only LoRA can be merged.")
-    tensors = {}
-    for each in base:
-        for name, tensor in each.tensors.items():
-            columns, count = tensor.shape[0], tensor.elements // tensor.shape[0]
-            rows = StoredRows("", tensor.offset, tensor.type, columns, count)
-            tensors[name] = Tensor(name, tensor.shape, tensor.type, rows)
-    metadata = {
-        key: Value(0, value.items if isinstance(value, gguf.Array) else value)
-        for key, value in base[0].metadata.items()
-    }
-    model = Model(base[0].architecture or "", metadata, tensors)
-    _Merge(model, Path(), config, 1.0).result(header, None)
-
-
 class _Merge:
     """A merge of a safetensors adapter, as it is put together."""
 
@@ -127,9 +106,8 @@ class _Merge:
         self._tables: dict[str, Table] = {}
         self._replaced = 0
 
-    def result(self, header: safetensors.Header, beside: Mapping[str, Path] | None) -> Model:
-        """The merged model; `beside` are the tokenizer's files, by name: without them, nothing but
-        headers is looked at."""
+    def result(self, header: safetensors.Header, beside: Mapping[str, Path]) -> Model:
+        """The merged model; `beside` are the tokenizer's files, by name."""
         contents = names.read_names(header.tensors, self._config.mlx_scale is not None)
         if not contents.modules and not contents.whole:
             raise WeightsError("The adapter holds no weights.")
@@ -146,9 +124,8 @@ class _Merge:
             tensors[name] = _edited(tensors[name], edits)
         shared = self._config.ensure_weight_tying or self._config.mlx_scale is not None
         model = replace(self._model, tensors=tensors, notes=(*self._model.notes, *self._notes()))
-        compare = beside is not None
-        model, rows = apply_tables(model, self._tables, shared, compare)
-        return with_rows_for(model, rows, beside) if rows and beside is not None else model
+        model, rows = apply_tables(model, self._tables, shared)
+        return with_rows_for(model, rows, beside) if rows else model
 
     def _notes(self) -> list[str]:
         if self._scale == 1 or not self._replaced:

@@ -65,12 +65,11 @@ class Table:
 
 
 def apply_tables(
-    model: Model, tables: Mapping[str, Table], shared: bool, compare: bool = True
+    model: Model, tables: Mapping[str, Table], shared: bool
 ) -> tuple[Model, int | None]:
     """The model with its tables changed, and how many rows they have if that is more than before.
 
-    `shared` says that the two are trained as one where the base has them so; without `compare`, two
-    that could be the same are taken for that.
+    `shared` says that the two are trained as one where the base has them so.
     Raises WeightsError where the architecture has no place for what was trained.
     """
     embedding, output = tables.get(EMBEDDING, Table()), tables.get(OUTPUT, Table())
@@ -79,12 +78,7 @@ def apply_tables(
     base = model.tensors[EMBEDDING]
     tied = OUTPUT not in model.tensors
     changed_output = output.is_changed or output.tokens is not None
-    if (
-        tied
-        and changed_output
-        and embedding.is_changed
-        and (shared or _same(embedding, output, compare))
-    ):
+    if tied and changed_output and embedding.is_changed and (shared or _same(embedding, output)):
         changed_output, shared = False, True
     count = base.rows.count
     if embedding.whole is not None:
@@ -154,7 +148,7 @@ def _check_counts(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _same(embedding: Table, output: Table, compare: bool) -> bool:
+def _same(embedding: Table, output: Table) -> bool:
     """Whether both are replaced by the same bytes."""
     one, other = embedding.whole, output.whole
     if embedding.added or output.added or output.tokens is not None:
@@ -163,7 +157,7 @@ def _same(embedding: Table, output: Table, compare: bool) -> bool:
         return False
     if (one.type, one.columns, one.count) != (other.type, other.columns, other.count):
         return False
-    return not compare or all(
+    return all(
         bytes(one.stored(begin, min(begin + COMPARED_BYTES, one.nbytes)))
         == bytes(other.stored(begin, min(begin + COMPARED_BYTES, one.nbytes)))
         for begin in range(0, one.nbytes, COMPARED_BYTES)
