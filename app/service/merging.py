@@ -25,7 +25,7 @@ class Merge:
 
     `base` are a GGUF, its shards, or all files of a safetensors model; `adapter` is a GGUF, or
     safetensors weights with their `config`; `scale` multiplies alpha. `quantize` is one of
-    tensor_types.QUANTIZATIONS, `imatrix` a file's name; `beside` are the tokenizer's files that were
+    tensor_types.QUANTIZATIONS, `imatrix` a file's name, `beside` those of the tokenizer that was
     saved with the adapter.
     """
 
