@@ -53,13 +53,15 @@ def publish(storage: Storage, name: str, members: dict[str, bytes], task: str = 
 
 @pytest.mark.parametrize("name", ["a", "my model", "llama3.2-1b", "模型", "x" * 200])
 def test_names_that_are_taken(name: str) -> None:
-    assert name_of_upload(f"{name}.zip") == name_of_upload(f"{name}.ZIP") == name
+    endings = (".zip", ".ZIP", ".tar", ".tar.gz", ".Tgz", ".tar.zst", ".gguf", ".safetensors")
+    assert {name_of_upload(name + ending) for ending in endings} == {name}
 
 
 @pytest.mark.parametrize(
     "filename",
     ["", "zip", ".zip", "..zip", ".a.zip", "a/b.zip", "../a.zip", "a\\b.zip", "a\n.zip"]
-    + ["a\0.zip", "\udc80.zip", "a\u2028.zip", "a.tar", "x" * 201 + ".zip"],
+    + ["a\0.zip", "\udc80.zip", "a\u2028.zip", "a.rar", ".tar.gz", "x" * 201 + ".zip"]
+    + ["a\u202eb.zip", "a\u2066.gguf", "a\x1b[31m.zip", "a\ue000.zip"],
 )
 def test_names_that_are_refused(filename: str) -> None:
     with pytest.raises(NameNotAllowed):

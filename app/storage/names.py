@@ -1,12 +1,12 @@
 """Names of models: parsed once into a form that is safe as a folder's name, and is the only one."""
 
-import os
 import unicodedata
 
 from app.storage.failures import NameNotAllowed
 
 NAME_BYTES = 200
 SHOWN_CHARACTERS = 80
+UPLOAD_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".gguf", ".safetensors")
 NAME_RULE = (
     f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
     " no slash or backslash, and doesn't begin with a dot."
@@ -37,9 +37,14 @@ def check_name(name: str) -> str:
 
 
 def name_of_upload(filename: str) -> str:
-    """The model's name for an uploaded file's: without its `.zip`. Raises NameNotAllowed."""
-    stem, extension = os.path.splitext(filename)
-    if extension.lower() != ".zip":
-        shown = filename[:SHOWN_CHARACTERS]
-        raise NameNotAllowed(f"{shown!r} is not named like a zip file. Upload <model>.zip.")
-    return check_name(stem)
+    """The model's name for an uploaded file's: without its extension, which is one of
+    UPLOAD_EXTENSIONS. Raises NameNotAllowed."""
+    lowered = filename.lower()
+    for extension in UPLOAD_EXTENSIONS:
+        if lowered.endswith(extension):
+            return check_name(filename[: -len(extension)])
+    shown = filename[:SHOWN_CHARACTERS]
+    raise NameNotAllowed(
+        f"{shown!r} isn't named like an upload. Upload <model>.zip, or another of"
+        f" {', '.join(UPLOAD_EXTENSIONS[1:])}."
+    )
