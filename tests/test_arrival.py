@@ -157,7 +157,9 @@ def read_form(body: bytes, block: int) -> list[tuple[str, str | None, bytes]]:
 def test_a_form_comes_apart_where_its_delimiters_are(
     blank_lines: bool, block: int, contents: list[list[bytes]]
 ) -> None:
-    made = [b"".join(pieces).replace(b"--bound", b"") for pieces in contents]
+    made = [b"".join(pieces) for pieces in contents]
+    while any(b"--bound" in content for content in made):  # taking one out may make another
+        made = [content.replace(b"--bound", b"") for content in made]
     parts = PARTS + [(f"f{number}", None, content) for number, content in enumerate(made)]
     assert read_form(form(parts, blank_lines=blank_lines), block) == parts
 
