@@ -1,11 +1,16 @@
 """The `model-handler` command."""
 
+import hashlib
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from app.formats.gguf import open_header
+from tests.gguf_files import write_base, write_lora, write_zip
 
 COMMAND = (sys.executable, "-c", "from app.commands import main; main()")
 
@@ -55,3 +60,31 @@ def test_settings_say_value_and_origin_and_keep_the_key() -> None:
     assert "7  [environment]" in said
     assert "[default]" in said
     assert "hush" not in said
+
+
+def test_convert_merges_and_quantises_a_folder_with_its_adapter(tmp_path: Path) -> None:
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    write_base(folder / "base.gguf")
+    lora = write_lora(tmp_path / "lora.gguf")
+    done = run("convert", str(folder), "--adapter", str(lora), "-o", str(tmp_path / "out.gguf"))
+    assert done.returncode == 0, done.stderr
+    assert "The adapter changes" in done.stdout
+    assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() in done.stdout
+    assert open_header(tmp_path / "out.gguf").metadata["model_handler.merged"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["brought", "lora.gguf", "out.gguf"]
+
+
+def test_check_and_convert_take_an_archive_and_say_what_is_wrong(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base})
+    said = run("check", str(zipped), "--quantize", "q8_0")
+    assert "Q8_0" in said.stdout, said.stderr
+    adapter_alone = write_zip(tmp_path / "a.zip", {"lora.gguf": write_lora(tmp_path / "lora.gguf")})
+    done = run("check", str(adapter_alone))
+    assert (done.returncode, "no base model" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+    (tmp_path / "out.gguf").write_bytes(b"mine")
+    done = run("convert", str(zipped), "-o", str(tmp_path / "out.gguf"))
+    assert (done.returncode, "The output file exists" in done.stderr) == (1, True)
+    assert (tmp_path / "out.gguf").read_bytes() == b"mine"

@@ -6,6 +6,8 @@ import click
 
 COMMANDS = {
     "serve": "app.commands.serve:serve",
+    "check": "app.commands.local:check",
+    "convert": "app.commands.local:convert",
     "settings": "app.commands.settings:settings",
 }
 """Where each command is; none is imported before it is asked for."""
