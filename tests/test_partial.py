@@ -2,8 +2,13 @@
 
 import hashlib
 import os
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZIP_DEFLATED
 
 import pytest
 
@@ -260,3 +265,40 @@ def test_known_content_goes_nowhere_else(storage: Storage, zipped: bytes, name: 
     publish(storage, storage.uploads.append(begin(storage, zipped).id, 0, [zipped]))
     with storage.staging("a-task") as staging, pytest.raises(ArchiveError):
         staging.link_known([wanted(name, NOISE)])
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from app.storage.directory import Storage
+uploads = Storage(Path(sys.argv[1])).uploads
+upload = uploads.get(sys.argv[2])
+with open(sys.argv[3], "rb") as file:
+    file.seek(upload.offset)
+    print("ready", flush=True)
+    while not upload.is_whole:
+        upload = uploads.append(upload.id, upload.offset, [file.read(300_000)])
+"""
+
+
+def test_killed_while_it_arrives(storage: Storage, tmp_path: Path) -> None:
+    """Each process is killed at a random moment; the next one goes on, and nothing is lost."""
+    members = {"a.bin": NOISE * 4, "b.bin": NOISE[::-1], "c.txt": b"text " * 500_000}
+    zipped = write_zip(tmp_path / "m.zip", members, ZIP_DEFLATED)
+    upload = begin(storage, zipped.read_bytes())
+    command = [sys.executable, "-c", APPEND, str(storage.folder), upload.id, str(zipped)]
+    moments = random.Random(1)
+    for _ in range(4):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.1))
+            process.kill()
+        before, upload = upload, storage.uploads.get(upload.id)
+        assert upload.offset >= before.offset
+    subprocess.run(command, check=True)
+    publish(storage, upload)
+    assert digests(storage, "m") == {
+        name: hashlib.sha256(content).hexdigest() for name, content in members.items()
+    }
+    assert not leftovers(storage)

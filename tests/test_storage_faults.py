@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from app import create_app
 from app.archive.reader import Archive, Entry
 from app.storage import disk
 from app.storage import manifest as manifests
@@ -22,6 +24,8 @@ from app.storage.failures import Busy, NoSuchModel
 from app.storage.names import check_name
 from tests.callers import FlaskCaller
 from tests.conftest import Zips, litter
+from tests.gguf_files import write_base, write_lora, write_zip
+from tests.standin import Standin
 from tests.test_storage import content, publish, say_nothing
 
 WEIGHTS = bytes(range(256)) * 8192
@@ -218,6 +222,33 @@ def test_who_reads_a_base_keeps_it_from_being_changed(storage: Storage) -> None:
     with storage.hold("base", "three"), pytest.raises(Busy, match="Task three is working"):
         storage.hold("base", "four", shared=True).__enter__()
     assert not litter(storage.folder)
+
+
+def test_a_base_of_another_model_stays_while_it_is_merged(tmp_path: Path, models_dir: Path) -> None:
+    """The chimera: a base replaced while an adapter was merged into it gave layers of both."""
+    base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
+    base_zip = write_zip(tmp_path / "the_base.zip", {"base.gguf": base})
+    lora_zip = write_zip(tmp_path / "tuned.zip", {"lora.gguf": lora})
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
+        caller, other = FlaskCaller(app.test_client()), FlaskCaller(app.test_client())
+        assert caller.send_form("/models/upload/", [("Model", base_zip)]).last["status"] == 200
+        form = [("Model", lora_zip), ("model_name_on_ollama", "new"), ("from", "the_base")]
+        with ThreadPoolExecutor(1) as pool, standin.hold("/api/create") as gate:
+            deployed = pool.submit(caller.send_form, "/models/deploy/", form)
+            gate.wait_reached(30)
+            answers = [
+                other.send_form("/models/upload/", [("Model", base_zip)]),
+                other.send_json("DELETE", "/models/", {"model": "the_base"}),
+            ]
+            gate.open()
+            last = deployed.result().last
+        assert last["status"] == 200
+        for answer in answers:
+            assert answer.status == 409
+            task = last["task_uuid"]
+            assert f"Task {task} is working on model" in answer.last["details"]["error"]
+        assert other.send_json("DELETE", "/models/", {"model": "the_base"}).status == 200
 
 
 @pytest.mark.parametrize(
