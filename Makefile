@@ -40,7 +40,8 @@ bench: $(TEST_INSTALLED)
 ORACLES := .venv-oracles
 oracles: $(ORACLES)/.installed $(TEST_INSTALLED)
 	$(ORACLES)/bin/python -m tests.oracles.record $(ARGS)
-	$(VENV)/bin/python -m pytest tests/test_convert.py -rP
+	$(ORACLES)/bin/python -m tests.oracles.record_adapters
+	$(VENV)/bin/python -m pytest tests/test_convert.py tests/test_adapters_oracle.py -rP
 	$(VENV)/bin/python -m tests.oracles.tokenizers
 
 $(ORACLES)/.installed: tests/oracles/requirements.txt
