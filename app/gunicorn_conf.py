@@ -3,7 +3,7 @@
 import os
 
 from app.config import from_environ
-from app.metrics import mark_process_dead
+from app.metrics import forget_process, share_between_processes
 from app.worker import Worker, bounds
 
 _settings = from_environ(os.environ)
@@ -21,6 +21,13 @@ bounds.request_seconds = _settings["REQUEST_TIMEOUT"]
 bounds.unread_seconds = _settings["UNREAD_TIMEOUT"]
 accesslog = "-"
 logconfig_dict = {
+    "formatters": {
+        "generic": {
+            "()": "app.logs.EscapingFormatter",
+            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+        }
+    },
     "root": {"level": "INFO", "handlers": ["console"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["console"], "propagate": False},
@@ -30,6 +37,11 @@ logconfig_dict = {
 control_socket_disable = True
 
 
+def on_starting(server: object) -> None:
+    """Count over all workers, which are forked from here."""
+    share_between_processes()
+
+
 def child_exit(server: object, worker: Worker) -> None:
-    """Forget what a worker that is gone was doing."""
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    """Keep what a worker that is gone has counted, and forget what it was doing."""
+    forget_process(worker.pid)

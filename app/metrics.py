@@ -1,7 +1,8 @@
-"""What is counted for Prometheus, over all worker processes.
+"""What is counted for Prometheus: in this process, or over all worker processes.
 
-Each process counts in files of its own, in a folder that the first process makes and that the
-others are forked with; a scrape adds them up. Source: prometheus_client, "Multiprocess Mode".
+Shared between processes, each counts in files of its own, in a folder that the first one makes and
+that the others are forked with; a scrape adds them up. Source: prometheus_client, "Multiprocess
+Mode".
 """
 
 import atexit
@@ -10,38 +11,67 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
-
-def _make_folder() -> None:
-    folder, maker = tempfile.mkdtemp(prefix="model-handler-metrics-"), os.getpid()
-    os.environ[_FOLDER] = folder
-
-    def remove() -> None:
-        if os.getpid() == maker:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-
-
-if _FOLDER not in os.environ:
-    _make_folder()  # The library looks for it when it is imported.
-
-from prometheus_client import (  # noqa: E402
+from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
     Summary,
     generate_latest,
+    values,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: E402
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
-from prometheus_client.registry import Collector  # noqa: E402
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
-__all__ = ["CONTENT_TYPE_LATEST", "RECEIVED_BYTES", "exposition", "mark_process_dead"]
+__all__ = ["CONTENT_TYPE_LATEST", "RECEIVED_BYTES", "exposition"]
+
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_GONE = "gone"
+
+
+def share_between_processes() -> None:
+    """Count over this process and those that are forked from it; called before anything counts.
+
+    In the folder that PROMETHEUS_MULTIPROC_DIR names, else in one that is removed at the end.
+    """
+    if _FOLDER not in os.environ:
+        folder, maker = tempfile.mkdtemp(prefix="model-handler-metrics-"), os.getpid()
+        os.environ[_FOLDER] = folder
+
+        def remove() -> None:
+            if os.getpid() == maker:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        atexit.register(remove)
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+def forget_process(pid: int) -> None:
+    """Add what a process that is gone has counted to one file for all of those, so that restarts
+    leave no files behind, and drop what it was doing."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    folder = Path(os.environ[_FOLDER])
+    for kind in ("counter", "summary"):
+        file = folder / f"{kind}_{pid}.db"
+        with suppress(FileNotFoundError):
+            _add(file, folder / f"{kind}_{_GONE}.db")
+            file.unlink()
+
+
+def _add(file: Path, total: Path) -> None:
+    counted = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
+    sums = MmapedDict(str(total))  # type: ignore[no-untyped-call]
+    for key, value, timestamp, _ in counted:
+        before, _ = sums.read_value(key)  # type: ignore[no-untyped-call]
+        sums.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
+    sums.close()  # type: ignore[no-untyped-call]
+
 
 # Each has a label, and so no file before it counts: a process that only merges makes none.
 RECEIVED_BYTES = Counter(
@@ -105,6 +135,8 @@ class _FreeSpace(Collector):
 def exposition(free_bytes: int) -> bytes:
     """All of it in Prometheus' text format, and the models directory's free bytes."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(_FreeSpace(free_bytes))
+    if _FOLDER not in os.environ:
+        return generate_latest(REGISTRY) + generate_latest(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

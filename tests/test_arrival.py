@@ -18,7 +18,6 @@ from app.archive.headers import header_is_known
 from app.archive.limits import Limits
 from app.archive.reader import Archive, ArchiveError
 from app.formats.files import ModelFile
-from app.views.form import FormError, FormReader
 
 NOISE = os.urandom(3_000_000)
 MEMBERS = {"m/base.bin": NOISE, "m/empty": b"", "m/zeros.bin": bytes(2_500_000), "m/a.txt": b"a"}
@@ -126,52 +125,6 @@ def test_more_entries_than_are_taken_are_not_unpacked(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="at most 2 are taken"):
         arrive(tmp_path, zipped(zipfile.ZIP_STORED), 65_536, Limits(entries=2))
     assert [path.name for path in tmp_path.glob("entry-*")] == ["entry-0"]
-
-
-PARTS = [("field", None, b"\r\n-"), ("Model", "m \u6a21.zip", b"\r\n--x\r\n\r--bound" * 9)]
-
-
-def form(parts: list[tuple[str, str | None, bytes]], *, blank_lines: bool = True) -> bytes:
-    body = b"a preamble\r\n"
-    for name, filename, content in parts:
-        named = f'; filename="{filename}"' if filename is not None else ""
-        head = f'--bound\r\nContent-Disposition: form-data; name="{name}"{named}\r\n'
-        # RFC 2046 lets a part without content do without the line end before its delimiter.
-        body += head.encode() + b"\r\n" + (content + b"\r\n" if content or blank_lines else b"")
-    return body + b"--bound--"
-
-
-def read_form(body: bytes, block: int) -> list[tuple[str, str | None, bytes]]:
-    stream = io.BytesIO(body)
-    reader = FormReader(lambda size: stream.read(min(size, block)), "bound")
-    return [(part.name, part.filename, b"".join(part.content)) for part in reader.parts()]
-
-
-@pytest.mark.parametrize("blank_lines", [True, False])
-@given(
-    block=st.integers(1, 40),
-    contents=st.lists(
-        st.lists(st.sampled_from([b"\r", b"\n", b"--", b"bound", b"x", b"\r\n--boun"])), max_size=3
-    ),
-)
-def test_a_form_comes_apart_where_its_delimiters_are(
-    blank_lines: bool, block: int, contents: list[list[bytes]]
-) -> None:
-    made = [b"".join(pieces) for pieces in contents]
-    while any(b"--bound" in content for content in made):  # taking one out may make another
-        made = [content.replace(b"--bound", b"") for content in made]
-    parts = PARTS + [(f"f{number}", None, content) for number, content in enumerate(made)]
-    assert read_form(form(parts, blank_lines=blank_lines), block) == parts
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"--bound", form(PARTS)[:-2], form(PARTS)[:200], b"--bound\r\nA: b\r\n\r\nx\r\n--bound--"]
-    + [b"--boundary\r\n", b"--bound\r\n" + b"x" * 40_000],
-)
-def test_what_is_no_form_is_refused(body: bytes) -> None:
-    with pytest.raises(FormError):
-        read_form(body, 4096)
 
 
 class Gone(Exception):

@@ -1,19 +1,21 @@
-"""multipart/form-data (RFC 7578, RFC 2046 section 5.1), read in pieces as large as they arrive.
-
-Werkzeug's parser copies every byte several times, which for a model costs more than writing it.
-"""
+"""multipart/form-data (RFC 7578) by the package multipart, read in pieces as large as they arrive:
+Werkzeug's parser copies every byte several times, which for a model costs more than writing it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
+from app.planning.options import BadRequest
+
 BLOCK = 2**20
-HEADER_BYTES = 16 * 2**10
-
-
-class FormError(ValueError):
-    """The body isn't a form, or not a whole one."""
+MAX_PARTS = 50
+MAX_HEADERS = 16
+MAX_HEADER_BYTES = 16 * 2**10
 
 
 @dataclass(frozen=True)
@@ -26,69 +28,43 @@ class Part:
     content: Iterator[bytes]
 
 
-class FormReader:
-    """Reads the parts of the form that `read(size)` gives; `boundary` as in the Content-Type."""
+def form_parts(read: Callable[[int], bytes], boundary: str) -> Iterator[Part]:
+    """Each part of the form that `read(size)` gives; `boundary` as in the Content-Type.
 
-    def __init__(self, read: Callable[[int], bytes], boundary: str) -> None:
-        self._read = read
-        self._delimiter = b"\r\n--" + boundary.encode()
-        self._buffer = b"\r\n"  # The first delimiter needs no line before it.
-
-    def parts(self) -> Iterator[Part]:
-        """Each part in turn. Raises FormError, also while a part's content is read."""
-        for _ in self._content():
+    Raises BadRequest for what is no form or not a whole one, RequestEntityTooLarge for more than
+    MAX_PARTS parts, or MAX_HEADERS lines of MAX_HEADER_BYTES in a part's head; also while a part's
+    content is read.
+    """
+    events = _events(read, boundary)
+    for segment in events:
+        assert isinstance(segment, MultipartSegment)
+        content = iter(partial(next, events), None)
+        yield Part(segment.name or "", _filename(segment), content)
+        for _ in content:
             pass
-        while not self._is_last():
-            if self._line().strip():
-                raise FormError("A delimiter goes on in its line.")
-            disposition = ""
-            while line := self._line():
-                name, _, value = line.decode(errors="replace").partition(":")
-                if name.strip().lower() == "content-disposition":
-                    disposition = value.strip()
-            kind, options = parse_options_header(disposition)
-            if kind != "form-data" or "name" not in options:
-                raise FormError("A part has no name.")
-            # The empty line's own end may be the beginning of the delimiter.
-            self._buffer = b"\r\n" + self._buffer
-            content = self._content(skip=2)
-            yield Part(options["name"], options.get("filename"), content)
-            for _ in content:
-                pass
 
-    def _content(self, skip: int = 0) -> Iterator[bytes]:
-        """What comes before the next delimiter, without its first `skip` bytes; takes that too."""
-        delimiter = self._delimiter
-        while (end := self._buffer.find(delimiter)) < 0:
-            buffer = self._buffer
-            end = buffer.rfind(b"\r", max(0, len(buffer) - len(delimiter) + 1))
-            if end < 0 or not delimiter.startswith(buffer[end:]):
-                end = len(buffer)
-            if end > skip:
-                yield buffer[skip:end] if skip else buffer[:end]
-                skip, self._buffer = 0, buffer[end:]
-            self._receive()
-        if end > skip:
-            yield self._buffer[skip:end]
-        self._buffer = self._buffer[end + len(delimiter) :]
 
-    def _is_last(self) -> bool:
-        """Whether the delimiter that was taken ends the form."""
-        while len(self._buffer) < 2:
-            self._receive()
-        return self._buffer.startswith(b"--")
+def _events(read: Callable[[int], bytes], boundary: str) -> Iterator[Any]:
+    """Of each part its segment, pieces of its content, and None at its end."""
+    try:
+        with PushMultipartParser(
+            boundary,
+            max_header_size=MAX_HEADER_BYTES,
+            max_header_count=MAX_HEADERS,
+            max_segment_count=MAX_PARTS,
+        ) as parser:
+            while block := read(BLOCK):
+                yield from parser.parse(block)
+    except ParserLimitReached as error:
+        raise RequestEntityTooLarge from error
+    except (MultipartError, UnicodeDecodeError) as error:
+        raise BadRequest(
+            "The form can't be read: it is cut off, or its parts aren't as its boundary says."
+        ) from error
 
-    def _line(self) -> bytes:
-        """The rest of a line, without its end."""
-        while (end := self._buffer.find(b"\r\n")) < 0:
-            if len(self._buffer) > HEADER_BYTES:
-                raise FormError("A part's header has no end.")
-            self._receive()
-        line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
-        return line
 
-    def _receive(self) -> None:
-        block = self._read(BLOCK)
-        if not block:
-            raise FormError("The form is cut off.")
-        self._buffer = self._buffer + block if self._buffer else block
+def _filename(segment: MultipartSegment) -> str | None:
+    """The part's file name; some clients send it as `filename*` (RFC 5987)."""
+    disposition = segment.header("Content-Disposition") or ""
+    name: str | None = parse_options_header(disposition)[1].get("filename", segment.filename)
+    return name

@@ -15,10 +15,9 @@ from app.service.work import Upload
 from app.storage.directory import Storage
 from app.storage.names import name_of_upload
 from app.storage.staging import Staging
-from app.views.form import BLOCK, FormError, FormReader
+from app.views.form import BLOCK, form_parts
 
 FILE_FIELDS = ("Model", "model")
-MAX_PARTS = 50
 MAX_FIELD_BYTES = 500_000
 
 
@@ -39,12 +38,7 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     """
     _check_form()
     _check_size(storage)
-    try:
-        return _read_form(staging)
-    except FormError as error:
-        raise BadRequest(
-            "The form can't be read: it is cut off, or its parts aren't as its boundary says."
-        ) from error
+    return _read_form(staging)
 
 
 def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
@@ -58,10 +52,7 @@ def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
 def _read_form(staging: Staging) -> tuple[Upload, Mapping[str, str]]:
     upload, upload_field = None, ""
     fields: dict[str, str] = {}
-    reader = FormReader(request.stream.read, request.mimetype_params["boundary"])
-    for number, part in enumerate(reader.parts()):
-        if number == MAX_PARTS:
-            raise RequestEntityTooLarge
+    for part in form_parts(request.stream.read, request.mimetype_params["boundary"]):
         if part.filename is None:
             left = MAX_FIELD_BYTES - sum(map(len, fields.values()))
             fields.setdefault(part.name, _text(part.content, left))

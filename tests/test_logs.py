@@ -1,0 +1,99 @@
+"""The log: one true line for each thing that happened, whatever strangers send."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+
+from app.logs import EscapingFormatter, escaped
+from tests.serving import Served
+
+PROGRAM = """
+import os
+from app import metrics
+metrics.share_between_processes()
+for _ in range(5):
+    pid = os.fork()
+    if not pid:
+        metrics.RECEIVED_BYTES.labels("raw").inc(7)
+        with metrics.phase("receive"), metrics.watched("upload"):
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    metrics.forget_process(pid)
+print(len(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
+print(metrics.exposition(1).decode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain, \u6a21\u578b, \u00e9", "plain, \u6a21\u578b, \u00e9"),
+        ("a\nb\r\tc", "a\\nb\\r\\tc"),
+        ("\x1b[31mred\x9b0m", "\\x1b[31mred\\x9b0m"),
+        ("a\u2028b\u2029c\u202ed", "a\\u2028b\\u2029c\\u202ed"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_is_escaped(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
+def test_an_error_s_text_forges_no_line() -> None:
+    try:
+        raise ValueError("x\n[2026-01-01] [1] [INFO] all is well")
+    except ValueError:
+        record = logging.LogRecord("a", 40, "b", 1, "%s", ("a\nb",), sys.exc_info())
+    lines = EscapingFormatter("%(message)s").format(record).split("\n")
+    assert lines[0] == "a\\nb"
+    assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_a_path_or_a_header_writes_no_escapes(served: Served) -> None:
+    host = urlsplit(served.url)
+    head = b"GET /models/%1b%5b31m%0aforged HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \x9b31m\r\n"
+    with socket.create_connection((host.hostname or "", host.port or 0)) as client:
+        client.sendall(head + b"Connection: close\r\n\r\n")
+        while client.recv(65536):
+            pass
+    said = "".join(served.log)
+    assert "\\x1b[31m\\nforged" in said
+    assert not {"\x1b", "\x9b"} & set(said)
+    assert not any(line.startswith("forged") for line in served.log)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "*/*"])
+def test_an_unforeseen_error_is_logged_once(
+    app: Flask, caplog: pytest.LogCaptureFixture, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the cause")
+
+    monkeypatch.setattr("app.service.work.Service.report", fail)
+    answer = app.test_client().get("/models/m/", headers={"Accept": accept})
+    assert answer.status_code == 500
+    assert "the cause" not in answer.text
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert "the cause" in str(record.exc_info)
+
+
+def test_restarts_leave_no_files_of_counts_and_lose_none(tmp_path: Path) -> None:
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2\n")
+    assert 'model_handler_received_bytes_total{way="raw"} 35.0' in done.stdout
+
+
+def test_importing_makes_no_folder(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
+    command = [sys.executable, "-c", "import app, app.metrics"]
+    subprocess.run(command, env={**environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())
