@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from app.ollama import bounded
 from app.ollama.connection import Answers, interruptible, new_session
@@ -286,16 +286,19 @@ class Ollama:
                 yield response
         except bounded.TooMuch as error:
             raise OllamaError(f"Ollama at {self.url} sent {error}.") from error
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise self._broken(error) from error
 
-    def _broken(self, error: requests.RequestException) -> OllamaError:
+    def _broken(self, error: Exception) -> OllamaError:
         if isinstance(error, requests.ConnectTimeout):
             return OllamaSilent(f"Ollama at {self.url} doesn't take connections.")
-        # A read that times out within an answer arrives wrapped in a ConnectionError.
         if isinstance(error, requests.Timeout):
             return OllamaSilent(f"Ollama at {self.url} stopped answering.")
-        if error.args and isinstance(error.args[0], ReadTimeoutError):
+        # A read that times out arrives wrapped, by requests and by what tries it again.
+        wrapped = error.args[0] if error.args else None
+        if isinstance(getattr(wrapped, "reason", None), ReadTimeoutError):
+            return OllamaSilent(f"Ollama at {self.url} stopped answering.")
+        if isinstance(error, ReadTimeoutError) or isinstance(wrapped, ReadTimeoutError):
             return OllamaSilent(f"Ollama at {self.url} fell silent within its answer.")
         return OllamaLost(
             f"Ollama at {self.url} can't be reached, or broke off the connection."
@@ -325,7 +328,7 @@ class Ollama:
         with self._exchange("POST", path, json=body) as response:
             if response.status_code != 200:
                 raise _failure(response.status_code, _words(response))
-            for line in bounded.lines(response.iter_content(chunk_size=None)):
+            for line in bounded.lines(_as_it_comes(response)):
                 try:
                     value = bounded.parse_json(line)
                 except bounded.TooMuch:
@@ -333,6 +336,12 @@ class Ollama:
                 except ValueError:
                     value = {"error": line.decode(errors="replace")[:WORDS]}
                 yield value if isinstance(value, dict) else {"error": str(value)[:WORDS]}
+
+
+def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
+    """The body in blocks of at most BLOCK bytes, each as soon as there is any of it."""
+    while block := response.raw.read1(BLOCK, decode_content=True):
+        yield block
 
 
 def _words(response: requests.Response) -> str:
