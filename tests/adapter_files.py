@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def values_of(model: Model) -> dict[str, Array]:
     """All tensors in float64, rows first; read in two pieces, as a writer would."""
     found = {}
     for name, tensor in model.tensors.items():
-        half = tensor.rows.count // 2
-        pieces = [tensor.rows.read(0, half), tensor.rows.read(half, tensor.rows.count)]
-        joined = np.concatenate(pieces) if half else pieces[1]
+        count = tensor.rows.count
+        bounds = sorted({0, count // 2, count})
+        pieces = [tensor.rows.read(*both) for both in pairwise(bounds)]
+        joined = np.concatenate(pieces)
         found[name] = joined.astype(np.float64).reshape(tensor.shape[::-1])
     return found
 
