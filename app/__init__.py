@@ -45,7 +45,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["NAMES"], app.config["TRUSTED_HOSTS"] = app.config["TRUSTED_HOSTS"], None
 
     limits = Limits(entries=app.config["MAX_ENTRIES"])
-    storage = Storage(Path(app.config["MODELS_DIR"]), limits)
+    storage = Storage(
+        Path(app.config["MODELS_DIR"]), limits, upload_lifetime=app.config["UPLOAD_LIFETIME"]
+    )
     storage.prepare()
     owners = app.config["MODELFILES_DIR"]
     folders = [Path(owners)] if owners else []

@@ -117,6 +117,12 @@ SETTINGS = (
         "UPLOAD_TIMEOUT", _count, "120", "Seconds that a client may stay silent while it sends."
     ),
     Setting(
+        "UPLOAD_LIFETIME",
+        _count,
+        str(7 * 24 * 3600),
+        "Seconds after its last bytes that an unfinished resumable upload is kept.",
+    ),
+    Setting(
         "MIN_UPLOAD_RATE",
         _count,
         "1000",

@@ -190,7 +190,7 @@ class PartialUploads:
             arrival = self._begin(upload, folder, None)
             held.callback(arrival.close)
             arrival.finish()
-            staging = Staging(self._storage, task, folder, held, arrival)
+            staging = Staging(self._storage, task, folder, held, arrival, upload.filename)
             try:
                 yield staging
             finally:

@@ -48,9 +48,11 @@ class Staging:
         folder: Path,
         held: ExitStack,
         arrival: Arrival | None = None,
+        filename: str = "",
     ) -> None:
-        """`arrival` is that of an upload which is here already."""
+        """`arrival` is that of an upload, called `filename`, which is here already."""
         self.folder = folder
+        self.filename = filename
         self.is_published = False
         self._model = folder / "model"
         self._storage = storage

@@ -1,6 +1,6 @@
-from app.views import health, models, ollama, pages, tasks
+from app.views import health, models, ollama, pages, tasks, uploads
 
 BLUEPRINTS = (
-    *(models.blueprint, tasks.blueprint, ollama.blueprint),
+    *(models.blueprint, uploads.blueprint, tasks.blueprint, ollama.blueprint),
     *(pages.blueprint, health.blueprint),
 )

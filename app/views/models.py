@@ -1,6 +1,8 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -8,7 +10,8 @@ from flask import Blueprint, Response, request
 
 from app.planning.options import options, text
 from app.service.lines import Steps, Task
-from app.service.work import FAILED_CREATE, FAILED_UPLOAD
+from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
+from app.storage.names import name_of_upload
 from app.views.answers import asked_server, json_answer, json_object, service
 from app.views.stream import fails_as, is_verbose, streamed
 from app.views.upload import receive, receive_raw
@@ -33,10 +36,25 @@ def delete(task: Task) -> Steps[None]:
 @blueprint.post("/upload/")
 @streamed(FAILED_UPLOAD)
 def upload(task: Task) -> Steps[None]:
-    storage = service().storage
-    with storage.staging(task.uuid) as staging:
-        upload, _ = receive(storage, staging)
+    with _received(task) as (upload, _):
         yield from service().upload(upload)
+
+
+@contextmanager
+def _received(task: Task) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
+    """What the current request brings: an upload and the other fields, as a form, or as JSON that
+    names an upload which has arrived already."""
+    storage = service().storage
+    if request.mimetype != "application/json":
+        with storage.staging(task.uuid) as staging:
+            yield receive(storage, staging)
+        return
+    fields = json_object()
+    with storage.uploads.whole(text(fields, "upload"), task.uuid) as staging:
+        filename = staging.filename
+        upload = Upload(staging, filename, name_of_upload(filename))
+        staging.hold(upload.name)
+        yield upload, fields
 
 
 @blueprint.post("/create/")
@@ -54,12 +72,10 @@ def deploy(task: Task) -> Steps[None]:
 
 
 def deploy_form(task: Task) -> Steps[None]:
-    """Deploy what the current request's form holds."""
+    """Deploy what the current request brings."""
     with task.failing_as(FAILED_CREATE):
         service().servers(asked_server())
-    storage = service().storage
-    with storage.staging(task.uuid) as staging:
-        upload, fields = receive(storage, staging)
+    with _received(task) as (upload, fields):
         new_name = text(fields, "model_name_on_ollama")
         yield from service().deploy(task, upload, new_name, options(fields), asked_server())
 

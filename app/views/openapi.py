@@ -80,6 +80,12 @@ def _operation(
     return operation | ({"requestBody": {"required": True, "content": body}} if body else {})
 
 
+def _tus(summary: str, done: str, *refusals: int) -> dict[str, Any]:
+    """An operation of the tus protocol, whose answers are headers."""
+    failures = {str(status): {"$ref": "#/components/responses/Failure"} for status in refusals}
+    return {"summary": summary, "responses": {done: {"description": "Done."}, **failures}}
+
+
 def _form(*properties: dict[str, Any]) -> dict[str, Any]:
     merged = {name: schema for some in properties for name, schema in some.items()}
     required = [name for name in ("Model", "model_name_on_ollama") if name in merged]
@@ -177,6 +183,18 @@ def description() -> dict[str, Any]:
         "/models/{name}/download": {
             "get": _operation("The model as a zip.", ZIP, 400, 401, 404),
             "parameters": [_in_path("name")],
+        },
+        "/uploads/": {
+            "post": _tus("Begin a resumable upload (tus).", "201", 400, 401, 403, 412, 413, 507),
+        },
+        "/uploads/{upload_id}": {
+            "get": _tus("How much of an upload is here (tus: HEAD).", "200", 401, 404, 412),
+            "patch": _tus(
+                *("Send the next bytes of an upload (tus).", "204"),
+                *(400, 401, 403, 404, 409, 412, 413, 415, 422, 423, 460, 507),
+            ),
+            "delete": _tus("Remove an upload (tus).", "204", 401, 403, 404, 412, 423),
+            "parameters": [_in_path("upload_id")],
         },
         "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},
         "/ollama/generate": {

@@ -37,13 +37,13 @@ def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, st
     is refused before the zip is sent. Raises what errors.STATUS lists.
     """
     _check_form()
-    _check_size(storage)
+    check_size(storage)
     return _read_form(staging)
 
 
 def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
     """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
-    _check_size(storage)
+    check_size(storage)
     upload = _begin(staging, filename)
     _take("raw", upload, iter(partial(request.stream.read, BLOCK), b""))
     return upload
@@ -102,7 +102,7 @@ def _check_form() -> None:
         raise BadRequest("The Content-Type names no boundary. Let your client write that header.")
 
 
-def _check_size(storage: Storage) -> None:
+def check_size(storage: Storage) -> None:
     """Refuse by its length what needn't be sent, and bound the client's silence."""
     size, most = request.content_length or 0, request.max_content_length
     if most is not None and size > most:

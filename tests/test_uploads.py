@@ -1,0 +1,168 @@
+"""Resumable uploads over HTTP: the tus protocol, spoken by clients that are not ours."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from tusclient.client import TusClient
+
+from tests.conftest import Zips, litter
+from tests.gguf_files import write_zip
+from tests.serving import Served
+
+TUS = {"Tus-Resumable": "1.0.0"}
+CHUNK = TUS | {"Content-Type": "application/offset+octet-stream"}
+NAME = "filename " + base64.b64encode(b"mine.zip").decode()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def begin(client: FlaskClient, length: int) -> str:
+    headers = TUS | {"Upload-Length": str(length), "Upload-Metadata": NAME}
+    answer = client.post("/uploads/", headers=headers)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Location"]
+
+
+def send(client: FlaskClient, url: str, at: int, block: bytes, **headers: str) -> int:
+    answer = client.patch(url, data=block, headers=CHUNK | {"Upload-Offset": str(at)} | headers)
+    return answer.status_code
+
+
+@pytest.mark.parametrize("step", [700, 100_000])
+def test_tuspy_uploads_in_chunks_and_a_deploy_names_the_upload(
+    served: Served, zips: Zips, new_name: str, step: int
+) -> None:
+    tus = TusClient(f"{served.url}/uploads/")
+    with zips.both.open("rb") as file:
+        metadata = {"filename": "mine.zip"}
+        uploader = tus.uploader(file_stream=file, chunk_size=step, metadata=metadata)
+        uploader.upload_chunk()
+        goes_on = tus.uploader(file_stream=file, url=uploader.url, chunk_size=step)
+        assert goes_on.offset == min(step, zips.both.stat().st_size)
+        goes_on.upload()
+    answer = requests.post(
+        f"{served.url}/models/deploy/",
+        json={
+            "upload": uploader.url.rpartition("/")[2],
+            "model_name_on_ollama": new_name,
+        },
+        timeout=60,
+    )
+    lines = [line for line in answer.text.splitlines() if line]
+    assert len(lines) == 6
+    assert '"action": "Success create model"' in lines[-1], lines[-1]
+    assert '"model": "mine.zip"' in lines[0]
+    assert requests.head(uploader.url, headers=TUS, timeout=10).status_code == 404
+
+
+def test_an_upload_in_pieces_becomes_the_same_model(
+    client: FlaskClient, zips: Zips, models_dir: Path
+) -> None:
+    content = zips.both.read_bytes()
+    url = begin(client, len(content))
+    for at in range(0, len(content), 5_000):
+        assert send(client, url, at, content[at : at + 5_000]) == 204
+        assert client.head(url, headers=TUS).headers["Upload-Offset"] == str(
+            min(at + 5_000, len(content))
+        )
+    answer = client.post("/models/upload/", json={"upload": url.rpartition("/")[2]})
+    assert answer.text.splitlines()[-1].startswith('{"status": 200'), answer.text
+    files = {file["name"]: file for file in client.get("/models/mine/").json["files"]}  # type: ignore[index]
+    for name, file in files.items():
+        stored = (models_dir / "mine" / name).read_bytes()
+        assert hashlib.sha256(stored).hexdigest() == file["sha256"]
+    assert not litter(models_dir)
+
+
+def test_what_there_is_of_the_protocol(client: FlaskClient) -> None:
+    answer = client.options("/uploads/")
+    assert answer.status_code == 204
+    assert answer.headers["Tus-Version"] == "1.0.0"
+    assert "checksum" in answer.headers["Tus-Extension"]
+    assert int(answer.headers["Tus-Max-Size"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "said"),
+    [
+        ({"Upload-Length": "9"}, 412, "Tus-Resumable: 1.0.0"),
+        (TUS, 400, "Upload-Length"),
+        (TUS | {"Upload-Length": "many"}, 400, "Upload-Length"),
+        (TUS | {"Upload-Length": "-1"}, 400, "Upload-Length"),
+        (TUS | {"Upload-Length": "9" * 400}, 400, "Upload-Length"),
+        (TUS | {"Upload-Length": "9" * 19}, 413, "the limit is"),
+        (TUS | {"Upload-Length": "9"}, 400, "isn't named like an upload"),
+        (TUS | {"Upload-Length": "9", "Upload-Metadata": "filename !"}, 400, "Base64"),
+        (TUS | {"Upload-Length": "9", "Upload-Metadata": "filename bS5leGU="}, 400, "'m.exe'"),
+    ],
+)
+def test_creations_that_are_refused(
+    client: FlaskClient, headers: dict[str, str], status: int, said: str, models_dir: Path
+) -> None:
+    answer = client.post("/uploads/", headers=headers)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    assert not litter(models_dir)
+
+
+def test_pieces_that_are_refused_change_nothing(client: FlaskClient, zips: Zips) -> None:
+    content = zips.both.read_bytes()
+    url = begin(client, len(content))
+    assert send(client, url, 0, content[:3_000]) == 204
+    sums = {
+        name: f"sha256 {base64.b64encode(hashlib.sha256(data).digest()).decode()}"
+        for name, data in (("right", content[3_000:6_000]), ("wrong", b"another"))
+    }
+    refused = [
+        ({"Upload-Offset": "0"}, content[:10], 409),
+        ({"Upload-Offset": "4000"}, content[:10], 409),
+        ({"Upload-Offset": "3000", "Content-Type": "text/plain"}, content[:10], 415),
+        ({"Upload-Offset": "3000", "Tus-Resumable": "0.2.2"}, content[:10], 412),
+        ({"Upload-Offset": "3000"}, content[3_000:] + b"more", 413),
+        ({"Upload-Offset": "3000", "Upload-Checksum": "md5 aaaa"}, content[:10], 400),
+        ({"Upload-Offset": "3000", "Upload-Checksum": sums["wrong"]}, content[3_000:6_000], 460),
+    ]
+    for headers, block, status in refused:
+        answer = client.patch(url, data=block, headers=CHUNK | headers)
+        assert answer.status_code == status, answer.text
+        if status != 413:  # which keeps what fitted
+            assert client.head(url, headers=TUS).headers["Upload-Offset"] == "3000"
+            continue
+        url = begin(client, len(content))
+        assert send(client, url, 0, content[:3_000]) == 204
+    right = {"Upload-Checksum": sums["right"]}
+    assert send(client, url, 3_000, content[3_000:6_000], **right) == 204
+    early = client.post("/models/upload/", json={"upload": url.rpartition("/")[2]})
+    assert early.status_code == 409
+    assert f"6000 of the upload's {len(content)} bytes" in early.text
+
+
+def test_a_terminated_upload_and_one_of_no_use_leave_nothing(
+    client: FlaskClient, tmp_path: Path, models_dir: Path
+) -> None:
+    url = begin(client, 1000)
+    assert client.delete(url, headers=TUS).status_code == 204
+    assert client.head(url, headers=TUS).status_code == 404
+    url = begin(client, 1000)
+    assert send(client, url, 0, b"MZ" + bytes(998)) == 422
+    broken = write_zip(tmp_path / "m.zip", {"base.gguf": b"no model" * 100}).read_bytes()
+    url = begin(client, len(broken))
+    assert send(client, url, 0, broken) == 422
+    assert client.head(url, headers=TUS).status_code == 404
+    assert client.post("/models/upload/", json={"upload": "../x"}).status_code == 404
+    assert not list((models_dir / ".model-handler" / "uploads").iterdir())
+
+
+def test_creation_takes_the_first_bytes_along(client: FlaskClient, zips: Zips) -> None:
+    content = zips.base.read_bytes()
+    headers = CHUNK | {"Upload-Length": str(len(content)), "Upload-Metadata": NAME}
+    answer = client.post("/uploads/", headers=headers, data=content[:2_000])
+    assert (answer.status_code, answer.headers["Upload-Offset"]) == (201, "2000")
+    assert send(client, answer.headers["Location"], 2_000, content[2_000:]) == 204
