@@ -43,6 +43,8 @@ _OPTIONS: dict[str, Any] = {
     "replace": {"type": "boolean", "description": "False: 409 if the name is taken."},
     "merge": {"type": "string", "enum": list(MERGE_CHOICES)},
     "adapter_scale": {"type": "number"},
+    "projector": {"type": "string", "description": "Which mmproj file, where there are several."},
+    "verify": {"type": "boolean", "description": "Have Ollama load it and answer one token."},
 }
 _NEW_NAME = {"model_name_on_ollama": {"type": "string"}}
 _ZIP = {"Model": {"type": "string", "format": "binary", "description": "The zip."}}
