@@ -29,6 +29,7 @@ from app.weights.rows import StoredRows, TransposedRows
 TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 _TURNED_EXPERTS = frozenset(("gpt-oss", "llama4"))
+MOST_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def _mlx(module: str, reader: _Reader, factor: Callable[[int], float], model: Mo
     lengths = reader.lengths()
     name = module.replace("block_sparse_moe.", "mlp.").replace(".switch_mlp.", ".experts.")
     if len(shape) == 3:
+        if shape[0] > MOST_EXPERTS:
+            raise WeightsError(f"The adapter has {shape[0]} experts of {module}.")
         left, right = stack(b, shape[0]), stack(a, shape[0])
         return Change(f"{name}.weight", product_of_experts(left, right, factor(shape[1])))
     embedding = module.rpartition(".")[2] in ("embed_tokens", "wte", "tok_embeddings")
@@ -165,7 +168,7 @@ def _experts(
     all experts in turn."""
     a, b = reader.rows(names.A), reader.rows(names.B)
     experts = model.integer("expert_count")
-    if not experts or a.count % experts:
+    if not experts or not 0 < experts <= MOST_EXPERTS or a.count % experts:
         raise WeightsError(
             f"The adapter's pair for {parameter} has {a.count} ranks, which can't be those of"
             f" {experts or 'no'} experts."
