@@ -469,3 +469,24 @@ def test_half_a_pair_names_the_tensor(tmp_path: Path) -> None:
     answer, _, _ = deploy(tmp_path, {"m.gguf": llama(tmp_path), **half})
     assert answer.status == 422
     assert "self_attn.q_proj" in answer.last["details"]["error"]
+
+
+def test_what_was_passed_over_is_said(tmp_path: Path) -> None:
+    """llama.cpp passes over norms in a GGUF adapter: so does the merge, with a word."""
+    lora = write_lora(tmp_path / "plain.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for tensor in gguf.GGUFReader(lora).tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    members = {"m.gguf": llama(tmp_path), "lora.gguf": tmp_path / "lora.gguf"}
+    answer, body, report = deploy(tmp_path, members)
+    assert answer.last["status"] == 200
+    assert list(body["files"]) == ["model.gguf"]
+    assert "were passed over" in " ".join(report["last_create"]["notes"])

@@ -112,8 +112,11 @@ class Installation:
                 last_create["converted"] = {
                     "quantize": conversion.quantize,
                     "reason": conversion.reason,
-                    "notes": list(merged.notes),
                 }
+            if merged.notes:
+                last_create["notes"] = list(merged.notes)
+            more = {**made, "notes": list(merged.notes)}
+            yield Line("Converted.", half, {**details, **more}, verbose=True)
             start = half
         with phase("push"):
             yield from follow(partial(self._on_each, self._push), start, middle[1])
