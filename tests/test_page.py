@@ -359,6 +359,28 @@ def test_what_is_no_model_is_said_before_it_is_sent(page: Page, tmp_path: Path) 
     assert not page.find("#task").is_displayed()
 
 
+def test_a_name_that_ollama_would_not_take_is_said_before_anything_is_sent(
+    page: Page, zips: Zips, tmp_path: Path
+) -> None:
+    named_otherwise = tmp_path / "我的模型.zip"
+    named_otherwise.write_bytes(zips.both.read_bytes())
+    page.drop(named_otherwise)
+    page.wait_for("#listing", "base.gguf")
+    field = page.find("#name")
+    assert field.get_attribute("value") == ""
+    for name, is_taken in [
+        *(("a@b", False), ("-a", False), ("a/b/c/d", False), ("", False)),
+        *(("my-model", True), ("library/my_model:v1.2", True), ("host:80/library/m", True)),
+    ]:
+        field.clear()
+        field.send_keys(name)
+        assert page.driver.execute_script("return arguments[0].checkValidity()", field) == is_taken
+    field.clear()
+    field.send_keys("a@b")
+    page.find("#send").click()
+    assert not page.find("#task").is_displayed()
+
+
 def test_cancelling_an_upload_keeps_nothing(
     page: Page, zips: Zips, models_dir: Path, tmp_path: Path
 ) -> None:

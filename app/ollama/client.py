@@ -31,6 +31,8 @@ _NAME = re.compile(
     rf"(?:(?:(?P<host>{_PART}(?::\d{{1,5}})?)/)?(?P<namespace>[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}})/)?"
     rf"(?P<name>{_PART})(?::(?P<tag>{_PART}))?"
 )
+NAME_PATTERN = re.sub(r"\?P<\w+>", "?:", _NAME.pattern).replace("-]", r"\-]")
+"""The same rule as an HTML `pattern`."""
 
 
 _PROBE_ANSWERS = {"invalid model name": True, "no longer supported": False}

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 from flask import Blueprint, Response, render_template, request
 
+from app.ollama.client import NAME_PATTERN
 from app.planning.options import QUANTIZE_TYPES
 from app.service.lines import Task
 from app.service.work import FAILED_UPLOAD
@@ -19,7 +20,7 @@ blueprint = Blueprint("pages", __name__)
 @blueprint.get("/")
 def index() -> str:
     """A form that deploys a zip, the models, and the recent tasks."""
-    return _render("index.html", quantize_types=QUANTIZE_TYPES)
+    return _render("index.html", quantize_types=QUANTIZE_TYPES, name_pattern=NAME_PATTERN)
 
 
 @blueprint.post("/deploy")

@@ -12,6 +12,11 @@ _TEXTS = {
     ),
     "zip": ("The zip: choose it, or drop it here", "zip 檔：選擇檔案，或拖放到此"),
     "name": ("Its name on Ollama", "在 Ollama 上的名稱"),
+    "name_rule": (
+        "[namespace/]name[:tag]: letters, digits, dots, hyphens and underscores; a letter, digit or"
+        " underscore first",
+        "[命名空間/]名稱[:標籤]：可用英數字、點、連字號與底線，開頭須為英數字或底線",
+    ),
     "server": ("Ollama server", "Ollama 伺服器"),
     "all_servers": ("all", "全部"),
     "options": ("Options", "選項"),

@@ -6,6 +6,8 @@ import { DEPLOY_PHASES, run } from "./task.js";
 import { byId, inName, inUnits, texts } from "./words.js";
 
 const SHOWN_NAMES = 8;
+const ZIP = /\.zip$/i;
+const EXTENSION = /\.(zip|tar|tar\.gz|tgz|tar\.zst|gguf)$/i;
 const form = byId("deploy");
 let suggested = "";
 
@@ -16,6 +18,10 @@ function problemWith(entries, names) {
 }
 
 async function look(file) {
+  if (!ZIP.test(file.name)) {
+    byId("listing").textContent = inUnits(file.size);
+    return;
+  }
   const entries = await listing(file);
   const names = (entries ?? []).map(entry => entry.name).filter(name => !name.endsWith("/"));
   const problem = problemWith(entries, names);
@@ -29,7 +35,7 @@ async function look(file) {
 // A name that somebody typed stays; one that came from a file's name follows the file.
 function suggest(file) {
   if (byId("name").value !== suggested) return;
-  suggested = byId("name").value = inName(file.name.replace(/\.zip$/i, ""));
+  suggested = byId("name").value = inName(file.name.replace(EXTENSION, ""));
 }
 
 function choose() {

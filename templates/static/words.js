@@ -17,9 +17,9 @@ export function inShort(count) {
   return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(count);
 }
 
-// A name that Ollama takes, from a file's or a model's.
+// A name that Ollama takes, from a file's or a model's; empty where nothing of it can stay.
 export function inName(text) {
-  return text.replace(/[^\w.-]+/g, "-");
+  return text.replace(/[^\w.-]+/g, "-").replace(/^[.-]+|-+$/g, "").slice(0, 80);
 }
 
 export function linesOf(text) {
