@@ -72,7 +72,11 @@ class FlaskCaller:
         for (name, source), value in zip(fields, files, strict=True):
             entry = (value, source.name) if isinstance(source, Path) else value
             data.setdefault(name, []).append(entry)
-        return self._answer(self._client.post(path, data=data, content_type="multipart/form-data"))
+        answer = self._client.post(path, data=data, content_type="multipart/form-data")
+        for value in files:
+            if not isinstance(value, str):
+                value.close()
+        return self._answer(answer)
 
     def send_file(self, path: str, file: Path, query: str = "") -> Answer:
         with file.open("rb") as body:

@@ -75,8 +75,8 @@ BEFORE_ANYTHING = {
         lambda caller: caller.send_form("/models/upload/", [("other", "x")]),
         *(400, "Failed upload model file.", r"The form has no file\."),
     ),
-    "upload that isn't a form": json_case(
-        "POST", "/models/upload/", {}, 415, "Failed upload model file.", r"multipart/form-data"
+    "upload as JSON that names none": json_case(
+        "POST", "/models/upload/", {}, 400, "Failed upload model file.", r"'upload' is missing"
     ),
 }
 

@@ -2,7 +2,9 @@
 
 import base64
 import os
+import shlex
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -228,6 +230,18 @@ def test_an_api_key_is_asked_for_once(
         page.wait_for("#said", "tiny_base is on Ollama")
         page.click("[aria-label='Download tiny_base']")
         page.wait_for("#download-line", 'curl -H "X-API-Key: $API_KEY"')
+        name = "it's $(touch x) `id`"
+        (models_dir / name).mkdir()
+        page.driver.refresh()
+        page.click(f'[aria-label="Download {name}"]')
+        page.wait_for("#download-line", "touch")
+        words = shlex.split(page.find("#download-line").text)
+        assert words[3:5] == ["-o", f"{name}.zip"]
+        line = page.find("#download-line").text.removeprefix("curl")
+        said = subprocess.run(
+            ["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, cwd=models_dir
+        )
+        assert f"{name}.zip" in said.stdout.decode().split("\n")
         page.run_script("sessionStorage.clear()")
 
 

@@ -37,6 +37,6 @@ def check_count(entries: int, limits: Limits) -> None:
     """Raise ArchiveError for more entries than an archive may have."""
     if entries > limits.entries:
         raise ArchiveError(
-            f"The archive has {entries} entries; at most {limits.entries} are taken."
+            f"The archive has {entries} entries; the limit is {limits.entries}."
             " Zip only the model's files."
         )

@@ -1,4 +1,4 @@
-"""The records of a zip file, decoded and held against each other.
+"""The records of a zip file, decoded and checked against each other.
 
 The format is that of PKWARE's APPNOTE.TXT 6.3.10; section numbers below are its. Where readers are
 known to differ, only what all of them read alike is accepted.

@@ -1,4 +1,4 @@
-"""Modelfiles: read as Ollama reads them, written so that every value reads back, and chosen.
+"""Modelfiles: read as Ollama reads them, and written so that every value reads back.
 
 The grammar is that of Ollama's parser/parser.go, the parameters are those of its api/types.go
 (both v0.33.0-rc2).

@@ -16,7 +16,11 @@ PAGE_POLICY = (
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-CORS_HEADERS = "Authorization, X-API-Key, Content-Type"
+CORS_HEADERS = (
+    "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
+    " Upload-Metadata, Upload-Checksum"
+)
+CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires"
 CORS_SECONDS = 600
 
 
@@ -98,6 +102,7 @@ def harden(response: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin is not None and _is_allowed(origin):
         headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = CORS_SHOWN
         if "Access-Control-Request-Method" in request.headers:
             headers["Access-Control-Allow-Methods"] = CORS_METHODS
             headers["Access-Control-Allow-Headers"] = CORS_HEADERS

@@ -11,6 +11,11 @@ const pathOf = model => `/models/${encodeURIComponent(model)}`;
 const shown = {};
 let served = "";
 
+// One word of a shell's line, whatever it holds.
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 async function showModelfile(model) {
   const from = byId("base-choice").hidden ? "" : byId("new-from").value;
   const query = from ? `?from=${encodeURIComponent(from)}` : "";
@@ -55,7 +60,7 @@ function checkTyped() {
 function download({ model }) {
   if (!hasKey()) return location.assign(`${pathOf(model)}/download`);
   const url = `${location.origin}${pathOf(model)}/download`;
-  byId("download-line").textContent = `curl -H "X-API-Key: $API_KEY" -o "${model}.zip" "${url}"`;
+  byId("download-line").textContent = `curl -H "X-API-Key: $API_KEY" -o ${quoted(`${model}.zip`)} ${quoted(url)}`;
   byId("download-dialog").showModal();
 }
 

@@ -1,6 +1,6 @@
 """The tensors that transformers' decoders have, by name, with their shapes as config.json has them.
 
-What a folder holds is held against this before a byte of weights is read.
+What a folder holds is checked against this before a byte of weights is read.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,0 +1,136 @@
+"""Whatever a client sends, the answer is a 4xx that says so: never a 500."""
+
+import json
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from flask import Flask
+
+from app import create_app
+from app.service.lines import Line
+from tests.callers import FlaskCaller, RequestsCaller
+from tests.conftest import Zips
+from tests.serving import Served
+
+DEEP = "[" * 100_000
+JSON = {
+    "deep": '{"model": ' + DEEP,
+    "a deep object": '{"a":' * 50_000,
+    "an integer of 400 digits": '{"model": "m", "adapter_scale": 1' + "0" * 400 + "}",
+    "an integer of 5,000 digits": '{"model": ' + "9" * 5000 + "}",
+    "beyond a double": '{"model": "m", "adapter_scale": 1e999}',
+    "not a number": '{"model": "m", "adapter_scale": NaN}',
+    "infinity": '{"model": "m", "adapter_scale": -Infinity}',
+    "no UTF-8": b'{"model": "\xff"}',
+    "a lone surrogate": '{"model": "\\ud800", "model_name_on_ollama": "x"}',
+    "a null byte": '{"model": "a\\u0000b", "model_name_on_ollama": "x"}',
+    "a list for text": '{"model": [], "model_name_on_ollama": {}}',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/models/"), ("POST", "/models/create/"), ("POST", "/ollama/generate")],
+)
+def test_json(app: Flask, name: str, method: str, path: str) -> None:
+    client = app.test_client()
+    answer = client.open(
+        path, method=method, data=JSON[name], headers={"Content-Type": "application/json"}
+    )
+    assert 400 <= answer.status_code < 500
+    assert json.loads(answer.data)["message"]["details"]["error"]
+
+
+@pytest.mark.parametrize("value", [DEEP, "9" * 5000, '{"seed": 1' + "0" * 400 + "}", "NaN", "{"])
+def test_json_in_a_form_s_field(app: Flask, zips: Zips, value: str) -> None:
+    fields = [("model_name_on_ollama", "x"), ("parameters", value), ("Model", zips.both)]
+    answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize("size", [500_001, 2_000_000])
+def test_fields_beyond_the_limit(served: Served, zips: Zips, size: int) -> None:
+    for fields in ([("system", "x" * size)], [(f"f{n}", "x" * (size // 8)) for n in range(9)]):
+        sent = [*fields, ("Model", zips.both)]
+        assert RequestsCaller(served.url).send_form("/models/upload/", sent).status == 413
+
+
+RAW = {
+    "a bad chunk size": (
+        b"PUT /models/upload/m.zip HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    ),
+    "a chunk without its end": (
+        b"PUT /models/upload/m.zip HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX\r\n"
+    ),
+    "a negative chunk": (
+        b"PUT /models/upload/m.zip HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n"
+    ),
+    "a chunk in JSON": (
+        b"POST /models/create/ HTTP/1.1\r\n%sContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"
+    ),
+    "an origin that is none": b"DELETE /models/ HTTP/1.1\r\n%sOrigin: http://[\r\n\r\n",
+    "a host that is none": b"GET /models/ HTTP/1.1\r\nHost: [\r\n\r\n",
+    "a path that isn't UTF-8": b"GET /models/%%ff%%fe/ HTTP/1.1\r\n%s\r\n",
+    "a file name that isn't UTF-8": (
+        b"POST /models/upload/ HTTP/1.1\r\n%sContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: 80\r\n\r\n--b\r\nContent-Disposition: form-data; name=Model;"
+        b' filename="\xff.zip"\r\n\r\nPK\r\n--b--'
+    ),
+    "a length that is none": b"POST /models/upload/ HTTP/1.1\r\n%sContent-Length: abc\r\n\r\n",
+    "no request": b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    "a head without end": b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 40_000,
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_bytes(served: Served, name: str) -> None:
+    host = urlsplit(served.url)
+    data = RAW[name].replace(b"%s", b"Host: localhost\r\n").replace(b"%%", b"%")
+    with socket.create_connection((host.hostname or "", host.port or 0), timeout=10) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        head = client.recv(65536)
+    assert b"400" <= head.split()[1] < b"500", head
+    assert requests.get(f"{served.url}/healthz", timeout=10).status_code == 200
+
+
+def test_a_verbose_stream_is_never_silent_for_long(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing happens, a line says at least every ten seconds that the work goes on."""
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr("app.views.stream.time.monotonic", lambda: float(next(clock)))
+
+    def models(*_: object, **__: object) -> object:
+        yield Line("Get model.", 0.5, {"model": "a"})
+        for _ in range(20):
+            yield None
+        yield Line("Get model.", 1.0, {"model": "b"})
+
+    monkeypatch.setattr("app.service.work.Service.models", models)
+    verbose, quiet = (
+        [json.loads(line)["message"] for line in app.test_client().get(path).data.splitlines()]
+        for path in ("/models/?verbose=1", "/models/")
+    )
+    beats = [message for message in verbose if message["action"] == "Still working."]
+    assert len(beats) >= 5
+    assert {message["progress_ratio"] for message in beats} == {0.5}
+    assert [message["action"] for message in quiet] == ["Get model."] * 2
+
+
+def test_a_proxy_for_the_internet_is_none_for_ollama(
+    models_dir: Path, ollama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": ollama})
+    [server] = json.loads(app.test_client().get("/ollama/").data)["servers"]
+    assert "version" in server
