@@ -130,7 +130,7 @@ def test_unusable_model_file_is_a_real_422(
     assert not litter(models_dir)
 
 
-@pytest.mark.parametrize("filename", ["model.gguf", ".zip", ".hidden.zip", "..zip", "a/b.zip"])
+@pytest.mark.parametrize("filename", ["model.txt", ".zip", ".hidden.zip", "..zip", "a/b.zip"])
 def test_file_names_that_make_no_model_name(app: Flask, filename: str) -> None:
     data = {"Model": (io.BytesIO(b"x"), filename)}
     response = app.test_client().post("/models/upload/", data=data)

@@ -14,12 +14,13 @@ from app.views.form import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PARTS, form_parts
 PARTS = [("field", None, b"\r\n-"), ("Model", "m \u6a21.zip", b"\r\n--x\r\n\r--bound" * 9)]
 
 
-def form(parts: list[tuple[str, str | None, bytes]]) -> bytes:
+def form(parts: list[tuple[str, str | None, bytes]], *, blank_lines: bool = True) -> bytes:
     body = b"a preamble\r\n"
     for name, filename, content in parts:
         named = f'; filename="{filename}"' if filename is not None else ""
         head = f'--bound\r\nContent-Disposition: form-data; name="{name}"{named}\r\n'
-        body += head.encode() + b"\r\n" + content + b"\r\n"
+        # RFC 2046 lets a part without content do without the line end before its delimiter.
+        body += head.encode() + b"\r\n" + (content + b"\r\n" if content or blank_lines else b"")
     return body + b"--bound--"
 
 
@@ -29,6 +30,7 @@ def read_form(body: bytes, block: int) -> list[tuple[str, str | None, bytes]]:
     return [(part.name, part.filename, b"".join(part.content)) for part in parts]
 
 
+@pytest.mark.parametrize("blank_lines", [True, False])
 @given(
     block=st.integers(1, 40),
     contents=st.lists(
@@ -36,24 +38,19 @@ def read_form(body: bytes, block: int) -> list[tuple[str, str | None, bytes]]:
     ),
 )
 def test_a_form_comes_apart_where_its_delimiters_are(
-    block: int, contents: list[list[bytes]]
+    blank_lines: bool, block: int, contents: list[list[bytes]]
 ) -> None:
     made = [b"".join(pieces) for pieces in contents]
     while any(b"--bound" in content for content in made):  # taking one out may make another
         made = [content.replace(b"--bound", b"") for content in made]
     parts = PARTS + [(f"f{number}", None, content) for number, content in enumerate(made)]
-    assert read_form(form(parts), block) == parts
+    assert read_form(form(parts, blank_lines=blank_lines), block) == parts
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"--bound", form(PARTS)[:-2], form(PARTS)[:200], b"--bound\r\nA: b\r\n\r\nx\r\n--bound--"]
-    + [
-        b"--boundary\r\n",
-        form([("a", "b\xff.zip".encode("latin-1").decode("latin-1"), b"")]).replace(
-            b"\xc3\xbf", b"\xff"
-        ),
-    ],
+    + [b"--boundary\r\n"],
 )
 def test_what_is_no_form_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
