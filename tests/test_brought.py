@@ -1,6 +1,7 @@
 """What people really bring, after public reports: a model, or a refusal that leads somewhere."""
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,15 @@ def qwen(folder: Path) -> Path:
 
 def variant(folder: Path, base: Path, **changes: Any) -> Path:
     return changed(base, folder / "variant.gguf", **changes)
+
+
+def with_newer_type(base: Path) -> Path:
+    """The file, saying of a tensor that it is of type 99."""
+    data, name = bytearray(base.read_bytes()), b"blk.0.ffn_up.weight"
+    dimensions = data.index(name) + len(name)
+    data[dimensions + 20 : dimensions + 24] = struct.pack("<I", 99)
+    base.write_bytes(data)
+    return base
 
 
 def imatrix(folder: Path) -> Path:
@@ -490,3 +500,11 @@ def test_what_was_passed_over_is_said(tmp_path: Path) -> None:
     assert answer.last["status"] == 200
     assert list(body["files"]) == ["model.gguf"]
     assert "were passed over" in " ".join(report["last_create"]["notes"])
+
+
+def test_a_tensor_type_that_is_unknown_here_is_left_for_ollama_to_judge(tmp_path: Path) -> None:
+    """The stand-in doesn't know it either: a newer server may."""
+    answer, body, report = deploy(tmp_path, {"m.gguf": with_newer_type(qwen(tmp_path))})
+    assert body["files"].keys() == {"m.gguf"}
+    assert "Ollama refused the model" in answer.last["details"]["error"]
+    assert "type 99, which is unknown here" in " ".join(report["problems"])

@@ -255,8 +255,8 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         "has an impossible shape in x: 48 of Q8_0",
     ),
     "an unknown tensor type": (
-        build([], [tensor("x", (4,), 99)]),
-        "has the unknown tensor type 99 in x",
+        build([], [tensor("x", (4,), 4)]),
+        "has the tensor type 4 in x, which llama.cpp has given up",
     ),
     "out of line": (
         build([], [tensor("x", (4,), 0, 8)]),
@@ -267,6 +267,14 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         "has y overlapping x",
     ),
 }
+
+
+def test_a_newer_tensor_type_is_no_defect() -> None:
+    data = build([], [tensor("x", (4,), 99), tensor("y", (4,), 0, 32)])
+    header = read(data)
+    assert (header.unknown_types, header.tensors["x"].type) == ({99}, 99)
+    with pytest.raises(GGUFError, match="cut off"):
+        read(data[:-240])
 
 
 @pytest.mark.parametrize("name", DEFECTS)

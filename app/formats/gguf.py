@@ -21,9 +21,11 @@ from app.formats.tensor_types import (
     ARRAY,
     FILE_TYPE_IS_GUESSED,
     FILE_TYPES,
+    NEWER,
     SCALARS,
     STRING,
     TENSOR_TYPES,
+    type_name,
 )
 
 __all__ = [
@@ -133,7 +135,12 @@ class Header:
             by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.nbytes
         if not by_type:
             return "unknown"
-        return TENSOR_TYPES[max(by_type, key=lambda number: by_type[number])].name
+        return type_name(max(by_type, key=lambda number: by_type[number]))
+
+    @property
+    def unknown_types(self) -> set[int]:
+        """The tensor types, by number, that are newer than what is known here."""
+        return {tensor.type for tensor in self.tensors.values()} - TENSOR_TYPES.keys()
 
     @property
     def context_length(self) -> int | None:
@@ -285,9 +292,10 @@ def _place(
     """The tensors, each checked to have a place of its own inside the file."""
     tensors: dict[str, Tensor] = {}
     for name, shape, number, offset in infos:
-        kind = TENSOR_TYPES.get(number)
+        # A newer llama.cpp may know a newer type, of which only the beginning can be checked here.
+        kind = TENSOR_TYPES.get(number) or (NEWER if number > max(TENSOR_TYPES) else None)
         if kind is None:
-            raise GGUFError(f"has the unknown tensor type {number} in {name}")
+            raise GGUFError(f"has the tensor type {number} in {name}, which llama.cpp has given up")
         if name in tensors:
             raise GGUFError(f"has the tensor {name} twice")
         elements = prod(shape)

@@ -48,6 +48,15 @@ TENSOR_TYPES = {
     41: TensorType("Q1_0", 128, 18),
 }
 
+NEWER = TensorType("a newer type", 1, 0)
+"""A type that isn't known here, and so neither its block nor its size."""
+
+
+def type_name(number: int) -> str:
+    """What a tensor type is called; its number where it isn't known here."""
+    return TENSOR_TYPES[number].name if number in TENSOR_TYPES else f"type {number}"
+
+
 FILE_TYPES = {
     **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K"},
     **{11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S"},

@@ -117,6 +117,11 @@ def oddities(name: str, header: Header) -> list[str]:
             f"{name} is of the architecture {header.architecture!r}, which is unknown here: only a"
             " server that knows it can run it."
         )
+    for number in sorted(header.unknown_types)[:1]:
+        found.append(
+            f"{name} has tensors of type {number}, which is unknown here: only a server that knows"
+            " it can run it."
+        )
     doubtful = pre_tokenizers.problem(
         header.text("tokenizer.ggml.model"), header.text("tokenizer.ggml.pre")
     )

@@ -21,6 +21,12 @@ def read_gguf(paths: Sequence[Path]) -> Model:
     headers = [_open(path) for path in paths]
     tensors: dict[str, Tensor] = {}
     for path, header in zip(paths, headers, strict=True):
+        if header.unknown_types:
+            raise WeightsError(
+                f"{path.name} has tensors of type {min(header.unknown_types)}, which is newer than"
+                " what can be read here.",
+                "Send the model as it is, or take one in 16 bit.",
+            )
         for tensor in header.tensors.values():
             if tensor.name in tensors:
                 raise WeightsError(f"{path.name} has the tensor {tensor.name} once more.")
