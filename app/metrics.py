@@ -6,6 +6,7 @@ Mode".
 """
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -32,16 +33,20 @@ from prometheus_client.registry import Collector
 __all__ = ["CONTENT_TYPE_LATEST", "RECEIVED_BYTES", "exposition"]
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "model-handler-metrics-"
 _GONE = "gone"
 
 
 def share_between_processes() -> None:
     """Count over this process and those that are forked from it; called before anything counts.
 
-    In the folder that PROMETHEUS_MULTIPROC_DIR names, else in one that is removed at the end.
+    In the folder that PROMETHEUS_MULTIPROC_DIR names, else in one that is removed at the end, or by
+    the next start if the one that made it was killed.
     """
     if _FOLDER not in os.environ:
-        folder, maker = tempfile.mkdtemp(prefix="model-handler-metrics-"), os.getpid()
+        _sweep(Path(tempfile.gettempdir()))
+        folder, maker = tempfile.mkdtemp(prefix=_PREFIX), os.getpid()
+        _hold(folder)
         os.environ[_FOLDER] = folder
 
         def remove() -> None:
@@ -50,6 +55,30 @@ def share_between_processes() -> None:
 
         atexit.register(remove)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+def _hold(folder: str | Path) -> int:
+    """Lock `folder` for as long as this process or one forked from it lives; return the descriptor.
+
+    Raises OSError where another holds it.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _sweep(temporary: Path) -> None:
+    """Remove the folders of those that were killed: nobody holds them any more."""
+    for folder in temporary.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if folder.lstat().st_uid == os.getuid():
+                opened = _hold(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(opened)
 
 
 def forget_process(pid: int) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -90,6 +91,39 @@ def test_restarts_leave_no_files_of_counts_and_lose_none(tmp_path: Path) -> None
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("2\n")
     assert 'model_handler_received_bytes_total{way="raw"} 35.0' in done.stdout
+
+
+def test_a_start_removes_the_counts_of_one_that_was_killed_alone(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
+    start = "from app import metrics; metrics.share_between_processes(); print(flush=True); input()"
+    command = [sys.executable, "-c", start]
+    pipe = subprocess.PIPE
+    others = tmp_path / "others"
+    others.mkdir()
+    (tmp_path / "model-handler-metrics-link").symlink_to(others)
+    with ExitStack() as running:
+        folders = []
+        for _ in range(3):
+            process = running.enter_context(
+                subprocess.Popen(
+                    command, env={**environ, "TMPDIR": str(tmp_path)}, stdin=pipe, stdout=pipe
+                )
+            )
+            running.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+            folders.append(
+                {each for each in tmp_path.glob("model-handler-*") if not each.is_symlink()}
+            )
+            if len(folders) == 2:
+                process.kill()
+                process.wait()
+    first, second, third = folders
+    assert first < second
+    assert first < third
+    assert len(third) == 2
+    assert third != second
+    assert others.is_dir()
 
 
 def test_importing_makes_no_folder(tmp_path: Path) -> None:

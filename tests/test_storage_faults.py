@@ -211,6 +211,34 @@ def test_what_was_merged_is_only_taken_as_it_was_kept(storage: Storage, tmp_path
     assert content(storage, "m") == {"base.gguf": WEIGHTS}
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["room", "no room"])
+def test_what_was_merged_comes_over_from_another_filesystem(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    publish(storage, "m", {"base.gguf": WEIGHTS})
+    model, merged = storage.model("m"), tmp_path / "merged"
+    merged.write_bytes(WEIGHTS)
+
+    def refuse(code: int) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return fail
+
+    monkeypatch.setattr("app.storage.disk.os.rename", refuse(errno.EXDEV))
+    if full:
+        monkeypatch.setattr("app.storage.disk.shutil.copyfileobj", refuse(errno.ENOSPC))
+        with pytest.raises(OSError, match="No space"):
+            model.keep(merged, "a.gguf", {"tensors": 1})
+        assert [each for each in model.folder.rglob("*") if ".new-" in each.name] == []
+        assert merged.read_bytes() == WEIGHTS
+    else:
+        path = model.keep(merged, "a.gguf", {"tensors": 1})
+        assert model.kept("a.gguf") == (path, {"tensors": 1})
+        assert path.read_bytes() == WEIGHTS
+        assert not merged.exists()
+
+
 def test_who_reads_a_base_keeps_it_from_being_changed(storage: Storage) -> None:
     two_tasks = "Tasks one, two are working on model 'base'"
     with (
