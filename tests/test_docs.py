@@ -1,6 +1,7 @@
 """The documents: well-formed, their links lead somewhere, and their examples work as they stand."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,8 @@ def test_documents_are_well_formed_and_their_links_lead_somewhere(path: Path) ->
 def test_examples_work(document: str, served: Served, zips: Zips, tmp_path: Path) -> None:
     require_program("curl")
     shutil.copy(zips.both, tmp_path / "my_model.zip")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path)}
     output = ""
     for example in EXAMPLE.finditer((ROOT / document).read_text()):
         code = textwrap.dedent(example["code"]).replace("http://127.0.0.1:8000", served.url)
@@ -44,7 +47,9 @@ def test_examples_work(document: str, served: Served, zips: Zips, tmp_path: Path
             continue
         shell = ["bash", "-euc", code.replace("curl ", "curl -sS --fail-with-body ")]
         command = shell if example["language"] == "sh" else [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        )
         output = done.stdout
         assert done.returncode == 0, f"{code}\n{output}\n{done.stderr}"
         statuses = [

@@ -6,6 +6,7 @@ import click
 
 COMMANDS = {
     "serve": "app.commands.serve:serve",
+    "deploy": "app.commands.deploy:deploy",
     "check": "app.commands.local:check",
     "convert": "app.commands.local:convert",
     "settings": "app.commands.settings:settings",

@@ -8,11 +8,12 @@ from uuid import uuid4
 
 from flask import Blueprint, Response, request
 
-from app.planning.options import options, text
+from app.planning.options import BadRequest, options, text
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
-from app.storage.names import name_of_upload
+from app.storage.names import check_name, name_of_upload
 from app.views.answers import asked_server, json_answer, json_object, service
+from app.views.known import wanted_files
 from app.views.stream import fails_as, is_verbose, streamed
 from app.views.upload import receive, receive_raw
 
@@ -43,17 +44,26 @@ def upload(task: Task) -> Steps[None]:
 @contextmanager
 def _received(task: Task) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
     """What the current request brings: an upload and the other fields, as a form, or as JSON that
-    names an upload which has arrived already."""
+    names an upload which has arrived already, files that are stored here, or both."""
     storage = service().storage
     if request.mimetype != "application/json":
         with storage.staging(task.uuid) as staging:
             yield receive(storage, staging)
         return
     fields = json_object()
+    known = wanted_files(fields, "known")
+    if known and fields.get("upload") is None:
+        name = check_name(text(fields, "name"))
+        with storage.staging(task.uuid) as staging:
+            staging.hold(name)
+            staging.link_known(known)
+            yield Upload(staging, name, name), fields
+        return
     with storage.uploads.whole(text(fields, "upload"), task.uuid) as staging:
         filename = staging.filename
         upload = Upload(staging, filename, name_of_upload(filename))
         staging.hold(upload.name)
+        staging.link_known(known)
         yield upload, fields
 
 
@@ -108,6 +118,17 @@ def check() -> Response:
     with storage.staging(str(uuid4())) as staging:
         upload, _ = receive(storage, staging)
         return json_answer(service().check(upload))
+
+
+@blueprint.post("/missing/")
+@fails_as("Failed compare files.")
+def missing() -> Response:
+    """The names of those of a client's files whose content isn't here, and is to be sent."""
+    fields = json_object()
+    if "files" not in fields:
+        raise BadRequest("The field 'files' is missing. Send the list of files to compare.")
+    absent = service().storage.missing(wanted_files(fields, "files"))
+    return json_answer({"missing": [file.name for file in absent]})
 
 
 @blueprint.get("/<name>/")

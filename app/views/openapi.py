@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
+from app.views.known import MAX_FILES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
 ZIP = "application/zip"
@@ -46,8 +47,26 @@ _OPTIONS: dict[str, Any] = {
     "projector": {"type": "string", "description": "Which mmproj file, where there are several."},
     "verify": {"type": "boolean", "description": "Have Ollama load it and answer one token."},
 }
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
 _NEW_NAME = {"model_name_on_ollama": {"type": "string"}}
 _ZIP = {"Model": {"type": "string", "format": "binary", "description": "The zip."}}
+_FILES = {
+    "type": "array",
+    "maxItems": MAX_FILES,
+    "items": _object(
+        {
+            "name": {"type": "string"},
+            "size": {"type": "integer", "minimum": 0},
+            "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+        },
+        *("name", "size", "sha256"),
+    ),
+}
 _CREATE_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 502, 504, 507)
 _UPLOAD_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 507)
 
@@ -57,10 +76,6 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     JSON: {"type": "object"},
     ZIP: {"type": "string", "format": "binary"},
 }
-
-
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required)}
 
 
 def _operation(
@@ -172,6 +187,15 @@ def description() -> dict[str, Any]:
         "/models/check/": {
             "post": _operation(
                 "Report on a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+            )
+        },
+        "/models/missing/": {
+            "post": _operation(
+                *("Which of these files aren't stored here.", JSON, 400, 401, 403, 413, 415),
+                body={JSON: {"schema": _object({"files": _FILES}, "files")}},
+                answer=_object(
+                    {"missing": {"type": "array", "items": {"type": "string"}}}, "missing"
+                ),
             )
         },
         "/models/{name}/": {

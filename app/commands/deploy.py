@@ -1,0 +1,169 @@
+"""`model-handler deploy`: a file or a folder of this machine to a model on Ollama, by a service."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+
+from app.commands.payload import FilePayload, Folder, Payload
+from app.commands.sending import Refused, Sender, check_answer
+from app.formats.tensor_types import QUANTIZATIONS
+
+TIMEOUT_SECONDS = (10, 900)
+KEY_VARIABLE = "MODEL_HANDLER_API_KEY"
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("name")
+@click.option(
+    "--server",
+    metavar="URL",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="The service. MODEL_HANDLER_SERVER says it too.",
+    envvar="MODEL_HANDLER_SERVER",
+)
+@click.option(
+    "--key-env",
+    metavar="VARIABLE",
+    default=KEY_VARIABLE,
+    show_default=True,
+    help="The environment variable that holds the service's API key.",
+)
+@click.option("--from", "from_", metavar="BASE", help="The base of an adapter that comes alone.")
+@click.option("--quantize", type=click.Choice(QUANTIZATIONS, case_sensitive=False))
+@click.option("--adapter-scale", type=float, help="A factor for the adapter's weight.")
+@click.option("--replace/--no-replace", default=None, help="Whether NAME may be taken.")
+@click.option("--verify", is_flag=True, default=None, help="Have Ollama load it and answer.")
+@click.option("--ollama-server", metavar="HOST:PORT", help="One of the service's Ollama servers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the service's lines as they are.")
+def deploy(
+    path: Path,
+    name: str,
+    server: str,
+    key_env: str,
+    from_: str | None,
+    ollama_server: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Send PATH to a service, which makes it the model NAME on Ollama.
+
+    PATH is an archive, a GGUF, or a folder, of which only what the service doesn't have is sent. A
+    connection that is lost is gone on with, also by running the same command again. Ends with
+    status 0 only where the model was made.
+    """
+    fields = {"model_name_on_ollama": name, "from": from_, **asked}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    server = server.rstrip("/")
+    with _told(server), requests.Session() as session:
+        key = os.environ.get(key_env)
+        if key:
+            session.headers["X-API-Key"] = key
+        payload, known = _compared(session, server, Path(os.path.abspath(path)))
+        sender = Sender(session, server)
+        if payload is not None:
+            with _bar("Sending", payload.size) as at:
+                fields["upload"] = sender.send(payload, at)
+        query = {"verbose": "1"} | ({"server": ollama_server} if ollama_server else {})
+        answer = session.post(
+            *(f"{server}/models/deploy/", None, fields | known),
+            params=query,
+            stream=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        with answer:
+            _follow(answer, as_json)
+        if payload is not None:
+            sender.forget(payload)
+
+
+def _compared(
+    session: requests.Session, server: str, path: Path
+) -> tuple[Payload | None, dict[str, Any]]:
+    """What has to be sent, if anything, and the fields that say what the service has already."""
+    if not path.is_dir():
+        return FilePayload(path), {}
+    folder = Folder.read(path)
+    large = folder.large()
+    if not large:
+        return folder.without(()), {}
+    with _bar("Comparing", sum(file.stat().st_size for file in large)) as at:
+        done = 0
+
+        def hashed(count: int) -> None:
+            nonlocal done
+            done += count
+            at(done)
+
+        files = [folder.described(file, hashed) for file in large]
+    answer = session.post(
+        f"{server}/models/missing/", json={"files": files}, timeout=TIMEOUT_SECONDS
+    )
+    check_answer(answer)
+    missing = set(answer.json()["missing"])
+    known = [file for file in files if file["name"] not in missing]
+    payload = folder.without(file["name"] for file in known)
+    named = {} if payload else {"name": path.name}
+    return payload, ({"known": known} if known else {}) | named
+
+
+def _follow(answer: requests.Response, as_json: bool) -> None:
+    """Print the lines. Raises Refused unless the last one's status is 200."""
+    last: dict[str, Any] = {}
+    for text in filter(None, answer.iter_lines(decode_unicode=False)):
+        try:
+            last = json.loads(text)
+            message = last["message"]
+            said = f"{message.get('progress', 0):4.0%} {message['action']}"
+        except (ValueError, LookupError, TypeError):
+            raise Refused(f"The server answered {answer.status_code}, and no line.") from None
+        click.echo(text.decode() if as_json else said)
+    if last.get("status") != 200:
+        details = last["message"].get("details", {}) if last else {}
+        raise Refused(details.get("error", "The model wasn't made."), details.get("hint"))
+    if last["message"].get("progress") != 1:
+        raise Refused("The service's answer was cut off.", "Its task is listed at /tasks/.")
+
+
+@contextmanager
+def _told(server: str) -> Iterator[None]:
+    """Let a failure end the command with its sentence and hint, and status 1."""
+    try:
+        yield
+    except Refused as error:
+        said = filter(None, (str(error), error.hint))
+        raise click.ClickException("\n".join(said)) from error
+    except requests.RequestException as error:
+        raise click.ClickException(
+            f"{server} can't be reached, or stopped answering. Run the same command again to go"
+            " on with what has arrived."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _bar(label: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; what it gives is to be told how many bytes are done."""
+    started, first = time.monotonic(), -1
+    with click.progressbar(
+        length=size, label=label, file=sys.stderr, item_show_func=lambda item: item
+    ) as bar:
+
+        def at(done: int) -> None:
+            nonlocal first
+            first = done if first < 0 else first
+            speed = max(0, done - first) / max(0.001, time.monotonic() - started)
+            said = f"{done / 1e6:.0f} of {size / 1e6:.0f} MB, {speed / 1e6:.1f} MB/s"
+            bar.update(done - bar.pos, said)
+
+        yield at
