@@ -59,6 +59,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
             templates=Templates(*folders, data_folder("modelfiles")),
             merge=app.config["MERGE"],
             quantize=app.config["DEFAULT_QUANTIZE"],
+            converter=app.config["CONVERTER"],
             ollama_models=app.config["OLLAMA_MODELS"],
         ),
         ollamas=kept_clients(app.config),

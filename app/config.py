@@ -1,5 +1,6 @@
 """Settings: each declared once, read from the environment by the application factory."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ def _key(text: str) -> str | None:
 
 def _texts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _command(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
 
 
 def _quantize_choice(text: str) -> str | None:
@@ -160,6 +165,13 @@ SETTINGS = (
         _quantize_choice,
         "",
         "The type that F32, F16 and BF16 models are quantized to where a request doesn't say.",
+    ),
+    Setting(
+        "CONVERTER",
+        _command,
+        "",
+        "The command that makes a GGUF of a safetensors folder whose architecture isn't known here,"
+        " such as: python /opt/llama.cpp/convert_hf_to_gguf.py {folder} --outfile {output}",
     ),
     Setting(
         "VERIFY",

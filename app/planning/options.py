@@ -20,7 +20,8 @@ class BadRequest(Exception):
 @dataclass(frozen=True)
 class Options:
     """The optional fields, checked; None where a field wasn't sent. `quantize_by_default` is the
-    service's own setting, for models that aren't quantized yet."""
+    service's own setting, for models that aren't quantized yet; `converter` is its command for
+    safetensors models that it doesn't know, if any."""
 
     from_: str | None = None
     system: str | None = None
@@ -31,6 +32,7 @@ class Options:
     modelfile: str | None = None
     quantize: str | None = None
     quantize_by_default: str | None = None
+    converter: tuple[str, ...] = ()
     replace: bool = True
     merge: str | None = None
     adapter_scale: float = 1.0

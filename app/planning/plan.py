@@ -33,7 +33,7 @@ class Conversion:
     """One GGUF that is to be made here of a base and, where there is one, an adapter, and why.
 
     `scale` multiplies the adapter's alpha. `quantize` is one of tensor_types.QUANTIZATIONS; without
-    it the types stay as they are.
+    it the types stay as they are. Where there is a `command`, it makes a GGUF of the base first.
     """
 
     base: Base
@@ -42,6 +42,7 @@ class Conversion:
     reason: str
     quantize: str | None = None
     importance_matrix: ModelFile | None = None
+    command: tuple[str, ...] = ()
 
     @property
     def phase(self) -> str:
@@ -188,9 +189,15 @@ def _conversion(selection: Selection, options: Options, server: Ollama | None) -
                 UPLOAD_BASE,
             )
         return None
+    command: tuple[str, ...] = ()
     if not base.is_convertible:
-        _check_converted_by(base, why_merged, server)
-        return None
+        try:
+            _check_converted_by(base, why_merged, server)
+            return None
+        except Unusable:
+            if not options.converter:
+                raise
+            command = options.converter
     quantize = _quantization(base, options)
     reason = why_merged or _why_made(base, quantize, server)
     if reason is None:
@@ -202,6 +209,7 @@ def _conversion(selection: Selection, options: Options, server: Ollama | None) -
         reason=reason,
         quantize=quantize,
         importance_matrix=selection.importance_matrix if quantize else None,
+        command=command,
     )
 
 
@@ -223,7 +231,8 @@ def _check_converted_by(base: Base, why_merged: str | None, server: Ollama | Non
     unknown = f"Safetensors models of the architecture {base.architecture} can't be converted here"
     hint = (
         f"Convert the model to GGUF with llama.cpp: {CONVERT_MODEL} Known here are"
-        f" {', '.join(sorted(CONVERTIBLE))}."
+        f" {', '.join(sorted(CONVERTIBLE))}. The service's owner can set MODEL_HANDLER_CONVERTER to"
+        " such a command."
     )
     if not server.takes_adapters():  # both went with 0.34.1
         version = server.recent_version()

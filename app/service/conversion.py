@@ -34,8 +34,10 @@ def check(conversion: Conversion, name: str, folder: Path) -> None:
     """Raise Unusable where the conversion can't work, as far as headers and configs tell.
 
     `name` is the model's. Of files that are still within an archive, what is read of them is copied
-    into `folder`, which is made and removed.
+    into `folder`, which is made and removed. What a command will make of a base isn't known before.
     """
+    if conversion.command:
+        return
     paths = {
         id(file): str(file.path or _head(file, conversion, folder)) for file in conversion.files
     }
@@ -110,6 +112,7 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
         quantize=conversion.quantize,
         imatrix=str(matrix.path) if matrix else None,
         beside=tuple(str(file.path) for file in beside),
+        command=conversion.command,
     )
     files = [*base, *adapter, *beside, *([matrix] if matrix else [])]
     digests = {str(file.path): file.sha256 or "" for file in files}

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
 from app.planning.contents import Unusable
 from app.progress import Report
+from app.service.converter import converted
 from app.storage.directory import Storage
 from app.storage.model import Model
 from app.weights.errors import WeightsError
@@ -26,7 +27,7 @@ class Merge:
     `base` are a GGUF, its shards, or all files of a safetensors model; `adapter` is a GGUF, or
     safetensors weights with their `config`; `scale` multiplies alpha. `quantize` is one of
     tensor_types.QUANTIZATIONS, `imatrix` a file's name, `beside` those of the tokenizer that was
-    saved with the adapter.
+    saved with the adapter. `command`, where there is one, makes a GGUF of the base first.
     """
 
     base: tuple[str, ...]
@@ -37,6 +38,7 @@ class Merge:
     quantize: str | None = None
     imatrix: str | None = None
     beside: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[str]:
@@ -118,6 +120,7 @@ def _key(model: Model, merge: Merge, digests: Mapping[str, str]) -> str:
         adapter,
         merge.config is None,
         imatrix,
+        *merge.command,
     ]
     inputs = [[Path(name).name, digests[name]] for name in merge.files]
     return sha256(json.dumps([settings, inputs]).encode()).hexdigest()[:32]
@@ -145,6 +148,16 @@ def _made(storage: Storage, model: Model, merge: Merge, staged: Path, report: Re
         heard = Progress(0, plan.size, 0)
         storage.require_space(plan.size, f"{action.removesuffix('.')} the model")
 
+    if merge.command:
+        files = [model.folder / name for name in merge.base]
+        size = sum(path.stat().st_size for path in files)
+        storage.require_space(2 * size, "Converting the model")
+
+        def written(count: int) -> None:
+            report(action, {"model": model.name, "bytes": count, "reason": merge.reason})
+
+        made = converted(merge.command, files, staged.parent, written)
+        job = replace(job, model=(str(made),))
     try:
         return run(job, staged, reported, planned)
     except WeightsError as error:

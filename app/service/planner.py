@@ -27,6 +27,7 @@ class Planner:
     merge: str = "auto"
     quantize: str | None = None
     ollama_models: Path | None = None
+    converter: tuple[str, ...] = ()
 
     def plan(
         self,
@@ -41,7 +42,10 @@ class Planner:
         make_plan.
         """
         options = replace(
-            options, merge=options.merge or self.merge, quantize_by_default=self.quantize
+            options,
+            merge=options.merge or self.merge,
+            quantize_by_default=self.quantize,
+            converter=self.converter,
         )
         name = options.from_ or selection.from_
         if selection.base is None and name is not None:
