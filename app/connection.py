@@ -54,21 +54,27 @@ class Connection(socket.socket):
 
     def receive(self, size: int) -> bytes:
         """The next bytes of a body, at most `size`. Raises TooSlow."""
-        started = time.monotonic()
-        self.settimeout(max(self._window - self._waited, 0.001))
-        try:
-            data = self.recv(size)
-        except TimeoutError:
-            raise TooSlow(TOO_SLOW) from None
-        finally:
-            self.settimeout(None)
-        self._waited += time.monotonic() - started
-        self._arrived += len(data)
-        if self._is_upload and self._waited >= self._window:
-            if self._arrived < self._rate * self._window:
-                raise TooSlow(TOO_SLOW)
-            self._waited, self._arrived = 0.0, 0
-        return data
+        while True:
+            started = time.monotonic()
+            self.settimeout(max(self._window - self._waited, 0.001))
+            try:
+                data: bytes | None = self.recv(size)
+            except TimeoutError:
+                data = None
+            finally:
+                self.settimeout(None)
+            self._waited += time.monotonic() - started
+            self._arrived += len(data or b"")
+            if data is None or (self._is_upload and self._waited >= self._window):
+                self._end_window()
+            if data is not None:
+                return data
+
+    def _end_window(self) -> None:
+        """Begin the next window. Raises TooSlow unless enough has arrived in this one."""
+        if not self._is_upload or self._arrived < self._rate * self._window:
+            raise TooSlow(TOO_SLOW)
+        self._waited, self._arrived = 0.0, 0
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
         """Send everything. Raises Unread where the client reads nothing for too long."""

@@ -478,3 +478,13 @@ def test_adapters_that_don_t_fit(name: str) -> None:
     with pytest.raises(GGUFError) as refusal:
         check_adapter_fits([BASE], header)
     assert str(refusal.value) == message
+
+
+def test_a_header_beyond_its_bound_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    open_header(base)
+    monkeypatch.setattr("app.formats.gguf_values.HEADER_BYTES", 1000)
+    with pytest.raises(GGUFError, match="a header of more than 1000 bytes"):
+        open_header(base)
