@@ -68,7 +68,7 @@ FAILS = {
         "This service's converter ended well, but wrote no GGUF that can be used: ",
     ),
     "hanging": (
-        "os.fork() or os.setpgid(0, 0); time.sleep(60)",
+        "time.sleep(60)",
         "This service's converter took more than 1 seconds and was ended.",
     ),
 }
@@ -181,6 +181,22 @@ def test_ends_with_its_client(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         converted(command, [], tmp_path / "work", report)
+    check_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_what_moved_to_another_group_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converter, "LIMIT_SECONDS", 1.0)
+    text = """
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    (BESIDE / "pid").write_text(str(os.getpid()))
+time.sleep(20)
+"""
+    (tmp_path / "work").mkdir()
+    with pytest.raises(converter.Unusable, match="took more than 1 seconds"):
+        converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
     check_gone(int((tmp_path / "pid").read_text()))
 
 

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 
 def main() -> None:
-    """Run the command; exit as it does. Ends the whole process group with standard input."""
+    """Run the command; exit as it does. Ends its whole session with standard input."""
     memory, seconds, size = map(int, sys.argv[1:4])
     limits = {
         resource.RLIMIT_CORE: 0,
@@ -38,7 +39,17 @@ def main() -> None:
 def _end_with_whoever_waits() -> None:
     while os.read(0, 1024):
         pass
-    os.killpg(0, signal.SIGKILL)
+    end_session(os.getsid(0))
+
+
+def end_session(session: int) -> None:
+    """Kill every process of the session, whatever group it has moved to, and the caller last, if
+    it is one of them."""
+    others = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    for pid in sorted(others, key=lambda pid: pid == os.getpid()):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from app.formats.files import ModelFile
 from app.planning.contents import examine
 from app.planning.selection import select as select_parts
 from app.planning.unusable import Unusable
+from app.service.bounded import end_session
 
 LIMIT_SECONDS = 2 * 3600.0
 MEMORY_BYTES = 16 * 2**30
@@ -130,8 +130,7 @@ def _process(
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_session(process.pid)
         process.stdin.close()
         process.stdout.close()
         process.wait()
