@@ -211,7 +211,11 @@ SHARDS: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error"), SHARDS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    SHARDS,
+    ids=lambda value: value[:40] if isinstance(value, str) else "change",
+)
 def test_shards(tmp_path: Path, change: Callable[[Path], object], error: str) -> None:
     assert error in str(refusal(tmp_path, change=change, shards=2))
 
@@ -236,7 +240,9 @@ FILES: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error"), FILES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("change", "error"), FILES, ids=lambda value: value[:40] if isinstance(value, str) else "change"
+)
 def test_files(tmp_path: Path, change: Callable[[Path], object], error: str) -> None:
     assert error in str(refusal(tmp_path, change=change))
 
