@@ -163,7 +163,7 @@ def test_more_than_the_disk_holds_is_refused_by_its_length(
     host = urlsplit(served.url)
     with socket.create_connection((host.hostname or "", host.port or 0)) as connection:
         connection.sendall(
-            b"POST /models/upload/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99000000000\r\n"
+            b"POST /models/upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000000000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
         )
         answer = connection.recv(65536)
