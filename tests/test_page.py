@@ -373,6 +373,15 @@ def test_what_is_no_model_is_said_before_it_is_sent(page: Page, tmp_path: Path) 
     assert not page.find("#task").is_displayed()
 
 
+def test_what_the_page_makes_is_loaded_once_to_prove_it(
+    page: Page, zips: Zips, standin: Standin
+) -> None:
+    page.deploy(zips.both)
+    page.wait_for("#run", "ollama run")
+    generated = [sent.json for sent in standin.requests if sent.path == "/api/generate"]
+    assert [body["model"] for body in generated] == [page.find("#name").get_attribute("value")]
+
+
 def test_a_name_that_ollama_would_not_take_is_said_before_anything_is_sent(
     page: Page, zips: Zips, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ _TEXTS = {
     "template": ("Template (Go)", "範本（Go）"),
     "parameters": ("Parameters (a JSON object)", "參數（JSON 物件）"),
     "quantize": ("Quantise to", "量化為"),
+    "verify": ("Have Ollama load it and answer once", "讓 Ollama 載入並回應一次"),
     "unchanged": ("as it is", "不變"),
     "deploy": ("Deploy", "部署"),
     "cancel": ("Cancel", "取消"),

@@ -39,6 +39,7 @@ async function create({ model, kind }) {
     model_name_on_ollama: byId("new-name").value,
     from: byId("new-from").value,
     quantize: byId("new-quantize").value,
+    verify: true,
     modelfile: byId("modelfile").value === served ? "" : byId("modelfile").value,
   };
   run("POST", "/models/create/", fields, fields.model_name_on_ollama, CREATE_PHASES);

@@ -8,8 +8,8 @@ import { byId, inMinutes, inUnits, linesOf, texts } from "./words.js";
 const PHASES = ["upload", "extract", "push", "create"];
 const PHASE_OF = [
   [/^Start(ed)? (save|extract)|^Extracting/, "extract"],
-  [/^Start(ed to)? create|^Pushing|^Hashing|^Merging/, "push"],
-  [/^Start structure|^Ollama:/, "create"],
+  [/^Start(ed to)? create|^Pushing|^Hashing|^Merging|^Converting/, "push"],
+  [/^Start structure|^Ollama:|^Verif/, "create"],
 ];
 let running = null;
 let phase = "";
