@@ -89,7 +89,8 @@ def forget_process(pid: int) -> None:
     for kind in ("counter", "summary"):
         file = folder / f"{kind}_{pid}.db"
         with suppress(FileNotFoundError):
-            _add(file, folder / f"{kind}_{_GONE}.db")
+            if file.stat().st_size:  # Nothing is in it yet where the process was killed making it.
+                _add(file, folder / f"{kind}_{_GONE}.db")
             file.unlink()
 
 

@@ -131,3 +131,11 @@ def test_importing_makes_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import app, app.metrics"]
     subprocess.run(command, env={**environ, "TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_killed_while_it_makes_its_file_of_counts_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "counter_77.db").touch()
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", "from app import metrics; metrics.forget_process(77)"]
+    subprocess.run(command, env=environ, check=True)
+    assert not list(tmp_path.iterdir())
