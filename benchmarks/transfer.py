@@ -228,7 +228,7 @@ def _push(folder: Path, blob: Path, runs: int) -> None:
     with _sink() as url:
         for _ in range(runs):
             times.add(
-                "push", lambda: Ollama(url, 10, 600, {}).push_blob(blob, "0" * 64, lambda _: None)
+                "push", lambda: Ollama(url, 10, 600).push_blob(blob, "0" * 64, lambda _: None)
             )
             times.add("curl", lambda: _curl("-X", "POST", "-T", str(blob), f"{url}/api/blobs/x"))
     ratio = times.median("push") / times.median("curl")
