@@ -14,7 +14,7 @@ from app.service.converter import converted
 from app.storage.directory import Storage
 from app.storage.model import Model
 from app.weights.errors import WeightsError
-from app.weights.job import Job, Progress, Result, check, run
+from app.weights.job import Job, Progress, Result, run
 
 METHOD = 3
 """Part of what a kept file is known by: to be raised when merging gives other bytes."""
@@ -69,14 +69,6 @@ class MergedFile:
     tensors: int
     recoded: Sequence[str]
     notes: Sequence[str] = ()
-
-
-def check_merge(model: Model, merge: Merge) -> Result:
-    """What the merge would make. Raises Unusable where it can't work."""
-    try:
-        return check(merge.job(model))
-    except WeightsError as error:
-        raise Unusable(str(error), error.hint) from error
 
 
 def merged_file(
