@@ -160,6 +160,11 @@ def shifted(rows: Rows, offset: float) -> Rows:
     return ChangedRows(rows, lambda values, _: values + np.float32(offset))
 
 
+def scaled(rows: Rows, factor: float) -> Rows:
+    """`rows` with each value multiplied by `factor`."""
+    return ChangedRows(rows, lambda values, _: values * np.float32(factor))
+
+
 @dataclass(frozen=True)
 class PaddedRows:
     """Another matrix's rows, then zeros, `count` rows in all."""

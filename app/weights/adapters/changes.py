@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from pathlib import Path
 
-import numpy as np
-
 from app.formats import safetensors
 from app.formats.adapter_config import LARGEST_RANK, MERGE_WITH_PEFT, AdapterConfig
 from app.weights import quants
@@ -23,8 +21,8 @@ from app.weights.adapters.low_rank import (
     stack,
 )
 from app.weights.adapters.patterns import first_matches
-from app.weights.model import Floats, Model, Rows, WeightsError
-from app.weights.rows import StoredRows, TransposedRows
+from app.weights.model import Model, Rows, WeightsError
+from app.weights.rows import StoredRows, TransposedRows, scaled
 
 TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
@@ -78,24 +76,7 @@ def changes(
             if names.B_BIAS in parts:
                 (rank,) = parts[names.B].shape[1:]
                 bias = reader.rows(names.B_BIAS)
-                yield Change(f"{module}.bias", _Scaled(bias, factor(rank)))
-
-
-@dataclass(frozen=True)
-class _Scaled:
-    rows: Rows
-    factor: float
-
-    @property
-    def columns(self) -> int:
-        return self.rows.columns
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
-
-    def read(self, first: int, last: int) -> Floats:
-        return self.rows.read(first, last) * np.float32(self.factor)
+                yield Change(f"{module}.bias", scaled(bias, factor(rank)))
 
 
 class _Reader:
