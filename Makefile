@@ -28,9 +28,11 @@ $(INSTALLED): setup.cfg | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
-$(TEST_INSTALLED): setup.cfg | $(VENV)/bin/python
+$(TEST_INSTALLED): setup.cfg tests/node/package-lock.json | $(VENV)/bin/python
 	tests/system-packages test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --editable '.[node]'
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 
 bench: $(TEST_INSTALLED)
