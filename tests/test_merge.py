@@ -1,6 +1,7 @@
 """Merged models: right in every type, in llama.cpp's eyes, and made once."""
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,17 @@ import libgguf
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from app import create_app
+from app.commands.local import convert
 from app.formats import gguf as headers
+from app.formats.files import ModelFile
 from app.ollama.store import MODEL_LAYER
-from app.service.merging import Merge, _key
+from app.planning.conversion import Conversion
+from app.planning.parts import GgufAdapter, GgufModel
+from app.service.conversion import _key
 from app.storage.directory import Storage
-from app.storage.model import Model
 from app.weights.adapters import NOTE_KEY, apply_adapter
 from app.weights.model import WeightsError
 from app.weights.read_gguf import read_gguf
@@ -198,7 +203,7 @@ def test_the_service_merges_once_and_says_so(
             "merged": {"tensors": 7, "recoded": []},
         }
         assert [file["name"] for file in report["files"]] == ["base.gguf", "lora.gguf"]
-        monkeypatch.setattr("app.service.merging.run", None)
+        monkeypatch.setattr("app.weights.job.run", None)
         again = {"model": "m", "model_name_on_ollama": "two"}
         assert caller.send_json("POST", "/models/create/", again).last["status"] == 200
         pushed = [sent.path for sent in standin.requests if sent.path.startswith("/api/blobs")]
@@ -297,34 +302,54 @@ def test_an_adapter_goes_onto_a_base_on_this_machine(
     assert NOTE_KEY in headers.open_header(kept).metadata
 
 
+def described(path: str, sha256: str = "00") -> ModelFile:
+    return ModelFile(path, 1, lambda: io.BytesIO(), Path(path), sha256)
+
+
+def base_of(*paths: str, sha256: str = "00") -> GgufModel:
+    header = headers.Header(3, 1, {}, {}, {}, 32, 1, {})
+    files = tuple(described(path, sha256) for path in paths)
+    return GgufModel(files=files, headers=tuple(header for _ in files))
+
+
+def lora_of(path: str, *beside: str) -> GgufAdapter:
+    header = headers.Header(3, 1, {}, {}, {}, 32, 1, {})
+    return GgufAdapter(
+        files=(described(path),), header=header, beside=tuple(map(described, beside))
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"scale": 0.5},
         {"quantize": "Q8_0"},
-        {"adapter": "/m/other.gguf"},
-        {"imatrix": "/m/imatrix.dat"},
-        {"base": ("/m/shard-1.gguf", "/m/shard-2.gguf")},
+        {"adapter": lora_of("/m/other.gguf")},
+        {"adapter": lora_of("/m/lora.gguf", "/m/tokenizer.json")},
+        {"adapter": None},
+        {"importance_matrix": described("/m/imatrix.dat")},
+        {"base": base_of("/m/shard-1.gguf", "/m/shard-2.gguf")},
+        {"base": base_of("/m/base.gguf", sha256="01")},
+        {"command": ("convert",)},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_kept_file_is_known_by_all_that_went_into_it(change: dict[str, Any]) -> None:
-    merge = Merge(("/m/base.gguf",), "/m/lora.gguf", None, 1.0, "why")
-    other, model = replace(merge, **change), Model("m", Path("/m"))
-    digests = dict.fromkeys([*merge.files, *other.files], "00")
-    assert _key(model, merge, digests) != _key(model, other, digests)
-    assert _key(model, merge, digests) != _key(model, merge, {**digests, "/m/base.gguf": "01"})
-    moved = replace(merge, base=("/n/base.gguf",), adapter="/n/lora.gguf", reason="because")
-    elsewhere = _key(Model("m", Path("/n")), moved, dict.fromkeys(moved.files, "00"))
-    assert _key(model, merge, digests) == elsewhere
+    conversion = Conversion(base_of("/m/base.gguf"), lora_of("/m/lora.gguf"), 1.0, "why")
+    assert _key("m", conversion) != _key("m", replace(conversion, **change))
+    moved = Conversion(base_of("/n/base.gguf"), lora_of("/n/lora.gguf"), 1.0, "because")
+    assert _key("m", conversion) == _key("m", moved)
+    assert _key("m", conversion) != _key("n", conversion)
 
 
-def test_a_trainer_s_new_tokens_reach_the_merged_model(tmp_path: Path, models_dir: Path) -> None:
-    base = write_base(tmp_path / "base.gguf", "llama")
+def with_a_new_token(folder: Path) -> tuple[dict[str, Any], Any]:
+    """The files of a base, and below `lora/` of an adapter that was saved with a token more; and
+    the table of embeddings that it brings."""
+    base = write_base(folder / "base.gguf", "llama")
     shape = headers.open_header(base).tensors["token_embd.weight"].shape
     table = random_values(shape[1] + 1, shape[0])
     saved = {f"base_model.model.{name}.weight": table for name in ("model.embed_tokens", "lm_head")}
-    config, weights = adapter(tmp_path, saved)
+    config, weights = adapter(folder, saved)
     added = [{"id": shape[1], "content": "<new>", "special": True}]
     tokenizer = {"model": {"type": "BPE", "vocab": {}}, "added_tokens": added}
     members = {
@@ -333,6 +358,17 @@ def test_a_trainer_s_new_tokens_reach_the_merged_model(tmp_path: Path, models_di
         "lora/adapter_model.safetensors": weights,
         "lora/tokenizer.json": json.dumps(tokenizer).encode(),
     }
+    return members, table
+
+
+def check_new_token(made: Path, table: Any) -> None:
+    fields = gguf.GGUFReader(made).fields
+    assert fields["tokenizer.ggml.tokens"].contents()[-1] == "<new>"
+    assert np.array_equal(tensors(made)["token_embd.weight"].data, table)
+
+
+def test_a_trainer_s_new_tokens_reach_the_merged_model(tmp_path: Path, models_dir: Path) -> None:
+    members, table = with_a_new_token(tmp_path)
     zipped = write_zip(tmp_path / "tuned.zip", members)
     with Standin(tmp_path / "ollama", version="0.34.1") as standin:
         app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
@@ -340,9 +376,15 @@ def test_a_trainer_s_new_tokens_reach_the_merged_model(tmp_path: Path, models_di
         answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", form)
         assert answer.last["status"] == 200, answer.last
     (kept,) = (models_dir / "tuned" / ".model-handler" / "kept").glob("*.gguf")
-    fields = gguf.GGUFReader(kept).fields
-    assert fields["tokenizer.ggml.tokens"].contents()[-1] == "<new>"
-    assert np.array_equal(tensors(kept)["token_embd.weight"].data, table)
+    check_new_token(kept, table)
+
+
+def test_a_trainer_s_new_tokens_reach_what_the_command_makes(tmp_path: Path) -> None:
+    members, table = with_a_new_token(tmp_path)
+    zipped, target = write_zip(tmp_path / "tuned.zip", members), tmp_path / "out.gguf"
+    done = CliRunner().invoke(convert, [str(zipped), "-o", str(target)])
+    assert done.exit_code == 0, done.output
+    check_new_token(target, table)
 
 
 @pytest.mark.parametrize("kind", ["norms", "activated"])

@@ -13,8 +13,9 @@ from app.formats.files import ModelFile
 from app.formats.tensor_types import QUANTIZATIONS
 from app.modelfile.grammar import ModelfileError
 from app.planning.contents import Unusable, examine
-from app.planning.parts import Adapter, Base
+from app.planning.conversion import Conversion
 from app.planning.selection import Selection, select
+from app.service.conversion import job_of
 from app.storage.directory import Storage
 from app.storage.failures import StorageError
 from app.storage.model import BLOCK
@@ -105,18 +106,15 @@ def _job(
         if chosen is not None:
             chosen.check_fits(base)
         matrix = selection.importance_matrix
-        yield Job(
-            model=_paths(base),
-            adapter=_paths(chosen) if chosen else (),
+        conversion = Conversion(
+            base=base,
+            adapter=chosen,
             scale=scale,
+            reason="The command asks for it.",
             quantize=quantize,
-            imatrix=str(matrix.path) if matrix and quantize else None,
-            name=model.stem if model.is_file() else model.absolute().name,
+            importance_matrix=matrix if quantize else None,
         )
-
-
-def _paths(part: Base | Adapter) -> tuple[str, ...]:
-    return tuple(str(file.path) for file in part.files)
+        yield job_of(conversion, model.stem if model.is_file() else model.absolute().name)
 
 
 def _selected(path: Path, scratch: Path) -> Selection:

@@ -94,6 +94,11 @@ def read_header(stream: BinaryIO, size: int) -> Header:
     return Header(size, metadata, tensors)
 
 
+def header_bytes(stream: BinaryIO) -> int:
+    """How long the header is that `stream` begins with, its length's eight bytes included."""
+    return 8 + int.from_bytes(_read(stream, 8), "little")
+
+
 def json_object(text: bytes, problem: str) -> dict[str, Any]:
     """The JSON object that `text` is, without a key twice. Raises SafetensorsError(`problem`)."""
     try:

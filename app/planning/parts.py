@@ -78,6 +78,13 @@ class Part(ABC):
         """The name of the file that stands for the part."""
         return self.files[0].name
 
+    def header_bytes(self, file: ModelFile) -> int:
+        """How many bytes of `file`, one of its own, say all but its tensors' values."""
+        if file.name.lower().endswith(".safetensors"):
+            with file.open() as stream:
+                return safetensors.header_bytes(stream)
+        return file.size
+
     def facts(self) -> dict[str, Any]:
         """What the part is, for reports."""
         return {
@@ -195,6 +202,9 @@ class GgufModel(Base):
     def chat(self) -> Chat:
         return checks.chat(self.header)
 
+    def header_bytes(self, file: ModelFile) -> int:
+        return self.headers[self.files.index(file)].data_offset
+
     def check(self) -> None:
         checks.check_runs(self.label, self.header, self.tensors)
 
@@ -266,6 +276,9 @@ class GgufAdapter(Adapter):
     @property
     def base_name(self) -> str | None:
         return self.header.base_model
+
+    def header_bytes(self, file: ModelFile) -> int:
+        return self.header.data_offset
 
     def check(self) -> None:
         """Nothing is known without a base."""

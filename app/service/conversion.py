@@ -1,22 +1,32 @@
-"""A plan's conversion: checked before any work, done once, and kept with the model."""
+"""A plan's conversion: checked before any work, done by a process of its own, and kept with the
+model, so that it is done once."""
 
+import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 from app.formats.files import ModelFile
 from app.planning.contents import Unusable
-from app.planning.parts import GgufAdapter, GgufModel
-from app.planning.plan import Conversion
+from app.planning.conversion import Conversion
 from app.progress import Report
-from app.service.merging import Merge, merged_file
+from app.service.converter import converted
 from app.storage.directory import Storage
 from app.storage.model import Model
 from app.weights import job
 from app.weights.errors import WeightsError
+from app.weights.job import Job, Progress, Result
+
+METHOD = 4
+"""Part of what a result is kept under: to be raised when converting gives other bytes."""
 
 BLOCK = 2**20
+ACTIONS = {"merge": "Merging.", "convert": "Converting."}
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,25 @@ class Converted:
 
     file: ModelFile
     tensors: int
-    recoded: tuple[str, ...]
-    notes: tuple[str, ...]
+    recoded: Sequence[str]
+    notes: Sequence[str]
+
+
+def job_of(conversion: Conversion, name: str) -> Job:
+    """The work on the conversion's files, which all lie on this machine, for the model `name`."""
+    base, adapter, matrix = conversion.base, conversion.adapter, conversion.importance_matrix
+    return Job(
+        model=_paths(base.files),
+        adapter=_paths((*adapter.files, *adapter.beside)) if adapter else (),
+        scale=conversion.scale,
+        quantize=conversion.quantize,
+        imatrix=str(matrix.path) if matrix else None,
+        name=name,
+    )
+
+
+def _paths(files: Sequence[ModelFile]) -> tuple[str, ...]:
+    return tuple(str(file.path) for file in files)
 
 
 def check(conversion: Conversion, name: str, folder: Path) -> None:
@@ -38,22 +65,12 @@ def check(conversion: Conversion, name: str, folder: Path) -> None:
     """
     if conversion.command:
         return
-    paths = {
-        id(file): str(file.path or _head(file, conversion, folder)) for file in conversion.files
-    }
-    base, adapter, matrix = conversion.base, conversion.adapter, conversion.importance_matrix
-    asked = job.Job(
-        model=tuple(paths[id(file)] for file in base.files),
-        adapter=(
-            tuple(paths[id(file)] for file in (*adapter.files, *adapter.beside)) if adapter else ()
-        ),
-        scale=conversion.scale,
-        quantize=conversion.quantize,
-        imatrix=paths[id(matrix)] if matrix else None,
-        name=name,
-    )
+    base, adapter = conversion.base, conversion.adapter
     try:
-        job.check(asked)
+        on_disk = conversion.replaced(
+            lambda file: file if file.path else _head(file, conversion, folder)
+        )
+        job.check(job_of(on_disk, name))
     except WeightsError as error:
         culprit = adapter.label if adapter is not None and base.is_gguf else base.label
         raise Unusable(f"{culprit}: {error}", error.hint) from error
@@ -61,29 +78,16 @@ def check(conversion: Conversion, name: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _head(file: ModelFile, conversion: Conversion, folder: Path) -> Path:
+def _head(file: ModelFile, conversion: Conversion, folder: Path) -> ModelFile:
     """A copy of the file with its header alone, as large as the file, but taking no space for its
     tensors; of other files than weights, a whole copy."""
     path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = next((part for part in conversion.parts if file in part.files), None)
     with file.open() as source, path.open("xb") as copy:
-        _copy(source, copy, _head_bytes(file, conversion))
+        _copy(source, copy, part.header_bytes(file) if part else file.size)
         copy.truncate(file.size)
-    return path
-
-
-def _head_bytes(file: ModelFile, conversion: Conversion) -> int:
-    base, adapter = conversion.base, conversion.adapter
-    if isinstance(base, GgufModel):
-        for each, header in zip(base.files, base.headers, strict=True):
-            if each is file:
-                return header.data_offset
-    if isinstance(adapter, GgufAdapter) and file is adapter.files[0]:
-        return adapter.header.data_offset
-    if file.name.lower().endswith(".safetensors"):
-        with file.open() as source:
-            return 8 + int.from_bytes(source.read(8), "little")
-    return file.size
+    return replace(file, path=path)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
@@ -93,36 +97,92 @@ def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
 
 
 def convert(storage: Storage, model: Model, conversion: Conversion, report: Report) -> Converted:
-    """The file that the conversion makes, made now unless it is kept with the model.
+    """What the conversion makes, made now unless it is kept with the model.
 
-    The caller holds the model, and those whose files are read. Raises Unusable, NoSpace,
-    WeightsKilled and OSError.
+    The caller holds the model, and those whose files are read. Raises Unusable where the adapter
+    doesn't fit or the result isn't finite, NoSpace, WeightsKilled and OSError.
     """
-    hashed = iter(storage.hashed(model, conversion.files, report))
-    base = [next(hashed) for _ in conversion.base.files]
-    adapter = [next(hashed) for _ in (conversion.adapter.files if conversion.adapter else ())]
-    beside = [next(hashed) for _ in (conversion.adapter.beside if conversion.adapter else ())]
-    matrix = next(hashed, None)
-    merge = Merge(
-        base=tuple(str(file.path) for file in base),
-        adapter=str(adapter[-1].path) if adapter else None,
-        config=str(adapter[0].path) if len(adapter) > 1 else None,
-        scale=conversion.scale,
-        reason=conversion.reason,
-        quantize=conversion.quantize,
-        imatrix=str(matrix.path) if matrix else None,
-        beside=tuple(str(file.path) for file in beside),
-        command=conversion.command,
-    )
-    files = [*base, *adapter, *beside, *([matrix] if matrix else [])]
-    digests = {str(file.path): file.sha256 or "" for file in files}
-    made = merged_file(storage, model, merge, digests, report)
-    path = model.folder / made.name
+    files = conversion.files
+    hashed = dict(zip(files, storage.hashed(model, files, report), strict=True))
+    conversion = conversion.replaced(hashed.__getitem__)
+    name = f"{_key(model.name, conversion)}.gguf"
+    if kept := model.kept(name):
+        with suppress(TypeError):  # kept by another version
+            return _converted(model, *kept)
+    model.forget_kept()
+    with storage.staging(str(uuid4())) as staging:
+        staged = staging.folder / name
+        made = _made(storage, model, conversion, staged, report)
+        facts = {
+            "sha256": made.sha256,
+            "tensors": made.changed,
+            "recoded": made.recoded,
+            "notes": made.notes,
+        }
+        return _converted(model, model.keep(staged, name, facts), facts)
+
+
+def _converted(model: Model, path: Path, facts: dict[str, Any]) -> Converted:
+    facts = {"sha256": None, **facts}
     file = ModelFile(
-        name=made.name,
+        name=path.relative_to(model.folder).as_posix(),
         size=path.stat().st_size,
         open=lambda: path.open("rb"),
         path=path,
-        sha256=made.sha256,
+        sha256=facts.pop("sha256"),
     )
-    return Converted(file, made.tensors, tuple(made.recoded), tuple(made.notes))
+    return Converted(file=file, **facts)
+
+
+def _key(name: str, conversion: Conversion) -> str:
+    """What the result is kept under: by all that goes into it, wherever that lies."""
+    base, adapter, matrix = conversion.base, conversion.adapter, conversion.importance_matrix
+    roles = [
+        base.files,
+        adapter.files if adapter else (),
+        adapter.beside if adapter else (),
+        [matrix] if matrix else (),
+    ]
+    inputs = [[[Path(str(file.path)).name, file.sha256] for file in files] for files in roles]
+    settings = [METHOD, name, conversion.scale, conversion.quantize, conversion.command]
+    return sha256(json.dumps([settings, inputs]).encode()).hexdigest()[:32]
+
+
+def _made(
+    storage: Storage, model: Model, conversion: Conversion, staged: Path, report: Report
+) -> Result:
+    action = ACTIONS[conversion.phase]
+    what = f"{action.removesuffix('.')} the model"
+    asked, heard = job_of(conversion, model.name), Progress(0, 1, 0)
+
+    def reported(progress: Progress | None) -> None:
+        nonlocal heard
+        heard = progress or heard
+        details = {
+            "model": model.name,
+            "bytes": heard.done,
+            "total_bytes": heard.total,
+            "tensors": heard.tensors,
+            "reason": conversion.reason,
+        }
+        report(action, details, heard.done / heard.total)
+
+    def planned(plan: Result) -> None:
+        nonlocal heard
+        heard = Progress(0, plan.size, 0)
+        storage.require_space(plan.size, what)
+
+    if conversion.command:
+        storage.require_space(2 * sum(file.size for file in conversion.base.files), what)
+
+        def written(count: int) -> None:
+            details = {"model": model.name, "bytes": count, "reason": conversion.reason}
+            report(action, details)
+
+        brought = [Path(path) for path in asked.model]
+        made = converted(conversion.command, brought, staged.parent, written)
+        asked = replace(asked, model=(str(made),))
+    try:
+        return job.run(asked, staged, reported, planned)
+    except WeightsError as error:
+        raise Unusable(str(error), error.hint) from error

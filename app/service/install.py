@@ -11,7 +11,8 @@ from app.ollama.bounded import number
 from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.planning.bases import has_adapter
 from app.planning.contents import Unusable
-from app.planning.plan import Conversion, Plan
+from app.planning.conversion import Conversion
+from app.planning.plan import Plan
 from app.progress import Report
 from app.service.conversion import Converted, convert
 from app.service.lines import Line, Script, Steps, follow
@@ -104,8 +105,8 @@ class Installation:
         if conversion := self.targets.conversion():
             half = (begin[1] + middle[1]) / 2
             with phase(conversion.phase):
-                merged = yield from follow(self._convert, start, half)
-            made = {"tensors": merged.tensors, "recoded": list(merged.recoded)}
+                converted = yield from follow(self._convert, start, half)
+            made = {"tensors": converted.tensors, "recoded": list(converted.recoded)}
             if conversion.adapter is not None:
                 last_create["merged"] = made
             if conversion.phase == "convert":
@@ -113,9 +114,9 @@ class Installation:
                     "quantize": conversion.quantize,
                     "reason": conversion.reason,
                 }
-            if merged.notes:
-                last_create["notes"] = list(merged.notes)
-            more = {**made, "notes": list(merged.notes)}
+            if converted.notes:
+                last_create["notes"] = list(converted.notes)
+            more = {**made, "notes": list(converted.notes)}
             yield Line("Converted.", half, {**details, **more}, verbose=True)
             start = half
         with phase("push"):

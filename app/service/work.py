@@ -20,8 +20,9 @@ from app.ollama import client as ollama
 from app.ollama.address import ollama_url
 from app.ollama.client import Ollama, OllamaError
 from app.planning.contents import examine
+from app.planning.conversion import Conversion
 from app.planning.options import BadRequest, Options
-from app.planning.plan import Conversion, Plan
+from app.planning.plan import Plan
 from app.planning.report import describe_model
 from app.planning.selection import Selection, select
 from app.progress import Report

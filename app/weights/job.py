@@ -45,12 +45,6 @@ class Job:
     imatrix: str | None = None
     name: str = "model"
 
-    @property
-    def phase(self) -> str:
-        """What most of the work is: `convert`, or `merge` where a GGUF only gets an adapter."""
-        is_folder = any(name.endswith(".safetensors") for name in self.model)
-        return "merge" if self.adapter and not is_folder and not self.quantize else "convert"
-
 
 @dataclass(frozen=True)
 class Result:
