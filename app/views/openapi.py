@@ -200,7 +200,7 @@ def description() -> dict[str, Any]:
         },
         "/models/{name}/": {
             "get": _operation("Report on a model.", JSON, 400, 401, 404, 422),
-            "parameters": [_in_path("name")],
+            "parameters": [_in_path("name"), _VERBOSE],
         },
         "/models/{name}/modelfile": {
             "get": _operation("A model's Modelfile.", TEXT, 400, 401, 404, 422),

@@ -83,7 +83,8 @@ def is_verbose() -> bool:
 def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
     """The response for a task that failed before its first line."""
     failure = logged(task, error)
-    body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
+    details = failure.details(verbose=is_verbose())
+    body = _encode(task, failure.status, task.failure, ratio_key, 0, details)
     return line_response(body, failure.status)
 
 
@@ -152,7 +153,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
             failure = logged(task, error) if last else describe(error)
             watched.status = str(failure.status)
             ratio = last.ratio if last else 0
-            line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
+            details = failure.details(verbose=verbose)
+            line = _encode(task, failure.status, task.failure, ratio_key, ratio, details)
             keep(line)
             if last is None:
                 raise
