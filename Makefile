@@ -4,12 +4,13 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
-.PHONY: run demo test check bench fuzz oracles
+.PHONY: run demo test check constraints bench fuzz oracles
 
 run: $(INSTALLED)
-	$(VENV)/bin/gunicorn
+	$(VENV)/bin/model-handler serve $(if $(BIND),--bind $(BIND))
 
-demo: $(TEST_INSTALLED)
+demo: $(INSTALLED)
+	tests/system-packages demo
 	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
 
 test: $(TEST_INSTALLED) check
@@ -34,6 +35,10 @@ $(TEST_INSTALLED): setup.cfg tests/node/package-lock.json | $(VENV)/bin/python
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --editable '.[node]'
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent
 	touch $@
+
+# What constraints.txt lists: the versions here, once the suite has passed with them.
+constraints: test
+	$(VENV)/bin/python -m tests.constraints > constraints.txt
 
 bench: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)

@@ -21,7 +21,6 @@ from app.archive.limits import Limits
 from app.archive.names import OWN_PREFIX
 from app.formats.files import ModelFile
 from app.progress import Report
-from app.storage.creates import carry_creates
 from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
@@ -224,14 +223,11 @@ class Storage:
         self._bury(taken)
 
     def publish(self, staged: Path, name: str) -> None:
-        """Make the folder `staged` the model `name`, replacing a model of that name in one step.
-
-        The history of creates stays with the name."""
+        """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
         name = check_name(name)
         _, target = self._locate(name) or (name, self.folder / name)
         if target.exists() and not target.is_dir():
             raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
-        carry_creates(target, staged)
         if not os.path.lexists(target):
             os.rename(staged, target)
         elif exchange(staged, target):

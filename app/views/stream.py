@@ -83,8 +83,7 @@ def is_verbose() -> bool:
 def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
     """The response for a task that failed before its first line."""
     failure = logged(task, error)
-    details = failure.details(verbose=is_verbose())
-    body = _encode(task, failure.status, task.failure, ratio_key, 0, details)
+    body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
     return line_response(body, failure.status)
 
 
@@ -153,8 +152,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
             failure = logged(task, error) if last else describe(error)
             watched.status = str(failure.status)
             ratio = last.ratio if last else 0
-            details = failure.details(verbose=verbose)
-            line = _encode(task, failure.status, task.failure, ratio_key, ratio, details)
+            line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
             keep(line)
             if last is None:
                 raise
