@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
+PACKED := setup.cfg setup.py $(wildcard app/translations/*/LC_MESSAGES/*.po)
 
-.PHONY: run demo test check constraints bench fuzz oracles
+.PHONY: run demo test check texts constraints bench fuzz oracles
 
 run: $(INSTALLED)
 	$(VENV)/bin/model-handler serve $(if $(BIND),--bind $(BIND))
@@ -25,11 +26,11 @@ $(VENV)/bin/python:
 	tests/system-packages venv
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): setup.cfg | $(VENV)/bin/python
+$(INSTALLED): $(PACKED) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
-$(TEST_INSTALLED): setup.cfg tests/node/package-lock.json | $(VENV)/bin/python
+$(TEST_INSTALLED): $(PACKED) tests/node/package-lock.json | $(VENV)/bin/python
 	tests/system-packages test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --editable '.[node]'
@@ -39,6 +40,10 @@ $(TEST_INSTALLED): setup.cfg tests/node/package-lock.json | $(VENV)/bin/python
 # What constraints.txt lists: the versions here, once the suite has passed with them.
 constraints: test
 	$(VENV)/bin/python -m tests.constraints > constraints.txt
+
+# Bring the page's catalogues up to date with what it says.
+texts: $(TEST_INSTALLED)
+	$(VENV)/bin/python -m tests.catalogues
 
 bench: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)
