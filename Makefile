@@ -53,7 +53,9 @@ ORACLES := .venv-oracles
 oracles: $(ORACLES)/.installed $(TEST_INSTALLED)
 	$(ORACLES)/bin/python -m tests.oracles.record $(ARGS)
 	$(ORACLES)/bin/python -m tests.oracles.record_adapters
-	$(VENV)/bin/python -m pytest tests/test_convert.py tests/test_adapters_oracle.py -rP
+	$(ORACLES)/bin/python -m tests.oracles.record_quantized
+	$(VENV)/bin/python -m pytest tests/test_convert.py tests/test_adapters_oracle.py \
+		tests/test_quantize.py
 	$(VENV)/bin/python -m tests.oracles.tokenizers
 
 $(ORACLES)/.installed: tests/oracles/requirements.txt
