@@ -180,6 +180,12 @@ SETTINGS = (
         "1: after each create, have Ollama load the model and answer one token.",
     ),
     Setting(
+        "KEEP_CREATED",
+        _flag,
+        "1",
+        "0: what Ollama's own clients create isn't kept here, only made on the Ollama servers.",
+    ),
+    Setting(
         "API_KEY",
         _key,
         "",

@@ -15,7 +15,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import BinaryIO
 
-from app.formats.gguf_values import GGUFError, GgufStream, Truncated
+from app.formats.gguf_values import CutOff, GGUFError, GgufStream, Truncated
 from app.formats.magic import recognise
 from app.formats.tensor_types import (
     ARRAY,
@@ -30,6 +30,7 @@ from app.formats.tensor_types import (
 
 __all__ = [
     "Array",
+    "CutOff",
     "GGUFError",
     "Header",
     "Tensor",
@@ -225,7 +226,7 @@ def _read_version(reader: GgufStream) -> int:
             raise GGUFError(f"isn't a GGUF file but {kind.name}; {kind.advice}")
         raise GGUFError("isn't a GGUF file: it doesn't begin with GGUF")
     if len(start) < 24:
-        raise GGUFError("is cut off within its header")
+        raise CutOff("is cut off within its header")
     reader.back(16)
     version: int = struct.unpack_from("<I", start, 4)[0]
     if version in (2, 3):
@@ -305,11 +306,9 @@ def _place(
         if offset % alignment:
             raise GGUFError(f"has {name} at {offset}, which isn't aligned to {alignment} bytes")
         tensor = Tensor(name, shape, number, start + offset, elements // kind.block * kind.size)
-        if tensor.offset + tensor.nbytes > size:
-            raise GGUFError(
-                f"is cut off: {name} should end at byte {tensor.offset + tensor.nbytes},"
-                f" but the file has {size}. Copy it again"
-            )
+        if (past := tensor.offset + tensor.nbytes) > size:
+            words = f"is cut off: {name} should end at byte {past}, but the file has {size}."
+            raise CutOff(f"{words} Copy it again", name, past)
         tensors[name] = tensor
     end, last = start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):

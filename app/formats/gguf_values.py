@@ -36,6 +36,15 @@ class GGUFError(ValueError):
     """The file can't be used; the message is a sentence that follows the file's name."""
 
 
+class CutOff(GGUFError):
+    """The file ends too early: within its header, or before the end of `tensor`, at byte `end`."""
+
+    def __init__(self, message: str, tensor: str | None = None, end: int = 0) -> None:
+        super().__init__(message)
+        self.tensor = tensor
+        self.end = end
+
+
 class Truncated(GGUFError):
     """The stream ended within the header; with more of the file, it might be right."""
 
@@ -143,7 +152,7 @@ class GgufStream:
 
     def _require(self, count: int) -> None:
         if count > self.size - self.position:
-            raise GGUFError("is cut off within its header")
+            raise CutOff("is cut off within its header")
         if self.position + count > HEADER_BYTES:
             raise GGUFError(f"has a header of more than {HEADER_BYTES} bytes")
 

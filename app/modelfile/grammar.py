@@ -29,7 +29,7 @@ PARAMETERS: Mapping[str, type[Any]] = {
     "stop": list,
 }
 
-_IGNORED_PARAMETERS = (
+GIVEN_UP_PARAMETERS = (
     *("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"),
     *("mirostat", "mirostat_tau", "mirostat_eta"),
 )
@@ -259,7 +259,7 @@ def merge_parameters(
         if name == "stop":
             stops.append(text)
             typed["stop"] = stops
-        elif name not in _IGNORED_PARAMETERS:
+        elif name not in GIVEN_UP_PARAMETERS:
             typed[name] = _from_text(name, text)
     return typed | check_parameters(given)
 

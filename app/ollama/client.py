@@ -43,13 +43,21 @@ _PATHS = re.compile(
 
 
 class InvalidName(ValueError):
-    """A name that Ollama wouldn't take."""
+    """A name that Ollama wouldn't take; `is_reserved` where it is only kept for something else."""
+
+    is_reserved = False
 
 
 class OllamaError(Exception):
-    """Ollama can't be reached, or refused or broke off the work; carries its own words."""
+    """Ollama can't be reached, or refused or broke off the work; carries its own words.
+
+    `words` are those alone, and `answered` is the HTTP status that came with them, where it has
+    refused something.
+    """
 
     hint: str | None = None
+    words: str | None = None
+    answered: int | None = None
 
 
 class OllamaSilent(OllamaError):
@@ -87,7 +95,9 @@ def check_name(name: str) -> str:
         raise InvalidName(f"{name!r} can't be a model's name on Ollama. {NAME_RULE}")
     tag = (match["tag"] or "latest").lower()
     if tag in ("cloud", "local") or tag.endswith("-cloud"):
-        raise InvalidName(f"{name!r} can't be used: Ollama keeps the tag {tag!r} for itself.")
+        error = InvalidName(f"{name!r} can't be used: Ollama keeps the tag {tag!r} for itself.")
+        error.is_reserved = True
+        raise error
     return name
 
 
@@ -228,7 +238,9 @@ class Ollama:
         if "error" in last:
             words = _readable(str(last["error"]))
             kind = BlobMissing if "no such file or directory" in words else OllamaError
-            raise kind(f"Ollama refused the model: {words}")
+            refusal = kind(f"Ollama refused the model: {words}")
+            refusal.words = words
+            raise refusal
         if last.get("status") != "success":
             after = f" after {_readable(str(last['status']))!r}" if "status" in last else ""
             raise OllamaError(f"Ollama ended its answer without success{after}.")
@@ -260,14 +272,6 @@ class Ollama:
             yield from self._stream("/api/generate", {"model": name, "prompt": prompt})
         except _NotFound as error:
             raise ModelMissing(f"Ollama has no model {name!r}.") from error
-
-    def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The server's lines of the next answer in a chat, as `generate` gives them; `body` is that
-        of `/api/chat`."""
-        try:
-            yield from self._stream("/api/chat", body)
-        except _NotFound as error:
-            raise ModelMissing(f"Ollama has no model {body['model']!r}.") from error
 
     @contextmanager
     def _exchange(
@@ -367,7 +371,9 @@ def _words(response: requests.Response) -> str:
 def _failure(status: int, words: str) -> OllamaError:
     answered = f"Ollama answered HTTP {status}"
     kind = _NotFound if status == 404 else OllamaError
-    return kind(f"{answered}: {_readable(words)}" if words else f"{answered}.")
+    error = kind(f"{answered}: {_readable(words)}" if words else f"{answered}.")
+    error.words, error.answered = _readable(words) or None, status
+    return error
 
 
 def _readable(words: str) -> str:

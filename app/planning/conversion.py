@@ -90,7 +90,7 @@ def conversion_for(
         except Unusable:
             if not options.converter:
                 raise
-            command, base = options.converter, base.for_any_converter()
+            command = options.converter
     quantize = _quantization(base, options)
     reason = why_merged or _why_made(base, quantize, server)
     if reason is None:

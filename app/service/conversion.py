@@ -119,8 +119,7 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
             "recoded": made.recoded,
             "notes": made.notes,
         }
-        inputs = [file.path for file in conversion.files if file.path]
-        return _converted(model, model.keep(staged, name, facts, inputs, METHOD), facts)
+        return _converted(model, model.keep(staged, name, facts), facts)
 
 
 def _converted(model: Model, path: Path, facts: dict[str, Any]) -> Converted:

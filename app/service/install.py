@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from app.formats.files import ModelFile
 from app.metrics import phase
 from app.ollama.bounded import number
 from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
@@ -174,14 +175,13 @@ class Installation:
             assert digest is not None
             assert path is not None
 
-            def sent(
-                count: int, name: str = file.name, size: int = file.size, before: int = before
-            ) -> None:
+            def sent(count: int, file: ModelFile = file, before: int = before) -> None:
                 details = {
                     "model": self.model.name,
-                    "file": name,
+                    "file": file.name,
                     "bytes": count,
-                    "total_bytes": size,
+                    "total_bytes": file.size,
+                    "sha256": file.sha256,
                 }
                 report("Pushing.", details, (before + count) / total)
 

@@ -169,10 +169,10 @@ class Service:
             def plan(report: Report) -> Targets:
                 selection = select(examine(model.files()), options.projector)
                 wanted = Wanted(selection, model.name, new_name, options, task.uuid, held)
-                return self._targets(wanted, servers, model.folder)
+                return self.targets(wanted, servers, model.folder)
 
             targets = yield from follow(plan, 0, 0)
-            yield from self._install(model, targets, new_name, options).steps(CREATE)
+            yield from self.installation(model, targets, new_name, options).steps(CREATE)
 
     def deploy(
         self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
@@ -187,7 +187,7 @@ class Service:
                 wanted = Wanted(selection, upload.name, new_name, options, task.uuid, held)
 
                 def plan(report: Report) -> Targets:
-                    return self._targets(wanted, self._asked_for(server), upload.staging.folder)
+                    return self.targets(wanted, self._asked_for(server), upload.staging.folder)
 
                 with task.failing_as(FAILED_CREATE):
                     targets = yield from follow(plan, 0, 0)
@@ -195,7 +195,7 @@ class Service:
             task.failure = FAILED_CREATE
             model = self.storage.model(upload.name)
             try:
-                yield from self._install(model, targets, new_name, options).steps(DEPLOY_CREATE)
+                yield from self.installation(model, targets, new_name, options).steps(DEPLOY_CREATE)
             except OllamaError as error:
                 error.hint = error.hint or (
                     f"The upload is kept as model {model.name!r}: once Ollama is available again,"
@@ -241,7 +241,7 @@ class Service:
                 zipped.add(_blocks(file), file.name, size=file.size)
             yield zipped
 
-    def _targets(self, wanted: Wanted, servers: Sequence[Ollama], folder: Path) -> Targets:
+    def targets(self, wanted: Wanted, servers: Sequence[Ollama], folder: Path) -> Targets:
         """The servers that could take what is wanted, under a name that is held on each; what is
         read of an archive's files is copied below `folder`. Raises where none could."""
         hold = held_by(self.storage, wanted.name, wanted.task, wanted.held)
@@ -259,7 +259,7 @@ class Service:
 
         return targets_of(servers, plan)
 
-    def _install(
+    def installation(
         self, model: Model, targets: Targets, new_name: str, options: Options
     ) -> Installation:
         verify = self.verify if options.verify is None else options.verify

@@ -21,12 +21,13 @@ from app.archive.limits import Limits
 from app.archive.names import OWN_PREFIX
 from app.formats.files import ModelFile
 from app.progress import Report
+from app.storage.blobs import Blobs
 from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile
 from app.storage.model import Model
-from app.storage.names import check_name
+from app.storage.names import check_name, stored_name
 from app.storage.partial import WEEK_SECONDS, PartialUploads
 from app.storage.staging import Staging, WantedFile
 
@@ -46,7 +47,8 @@ class Storage:
         limits: Limits | None = None,
         upload_lifetime: float = WEEK_SECONDS,
     ) -> None:
-        """A partial upload expires `upload_lifetime` seconds after bytes came last."""
+        """A partial upload expires `upload_lifetime` seconds after bytes came last, a blob so long
+        after it came."""
         self.folder = folder
         self.limits = limits or Limits()
         self.state_folder = folder / STATE_FOLDER
@@ -54,6 +56,7 @@ class Storage:
         self._removed = self.state_folder / "removed"
         self._locks = Locks(self.state_folder)
         self.uploads = PartialUploads(self, self.state_folder / "uploads", upload_lifetime)
+        self.blobs = Blobs(self, self._locks, self.state_folder / "blobs", upload_lifetime)
 
     def prepare(self) -> None:
         """Make the folders, and remove what killed tasks have left in them."""
@@ -61,6 +64,7 @@ class Storage:
         self.sweep()
         self._locks.sweep()
         self.uploads.sweep()
+        self.blobs.sweep()
 
     def names(self) -> list[str]:
         """The models' names, in order."""
@@ -77,6 +81,12 @@ class Storage:
         if found is None:
             raise NoSuchModel(f"There is no model {name!r}. GET /models/ lists the models.")
         return Model(*found)
+
+    def name_for_ollama(self, name: str) -> str:
+        """What the model is called here, or would be, that Ollama, which ignores case, calls
+        `name`."""
+        wanted = stored_name(name)
+        return next((each for each in self._found() if each.lower() == wanted.lower()), wanted)
 
     def free_bytes(self) -> int:
         """Bytes that can still be written to the models directory."""
@@ -204,13 +214,14 @@ class Storage:
             if file.sha256 not in published or published[file.sha256][1].size != file.size
         ]
 
-    def published_files(self) -> dict[str, tuple[Path, StoredFile]]:
-        """Path and manifest entry of a large file of each content, by its sha256 (hex)."""
+    def published_files(self, least: int = SHARED_BYTES) -> dict[str, tuple[Path, StoredFile]]:
+        """Path and manifest entry of a file of each content, by its sha256 (hex): of those that
+        have `least` bytes."""
         return {
             entry.sha256: (path, entry)
             for model in self.models()
             for path, entry in model.published_files()
-            if entry.size >= SHARED_BYTES
+            if entry.size >= least
         }
 
     def remove(self, name: str) -> None:

@@ -43,6 +43,14 @@ class ChecksumMismatch(StorageError):
     """What arrived isn't what its checksum says; nothing of it was taken."""
 
 
+class WrongDigest(StorageError):
+    """A file isn't what its digest says; `got` (hex) is that of what came."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__("The file isn't what its digest says. Send it again.")
+        self.got = got
+
+
 class UploadUnfinished(StorageError):
     """The partial upload isn't whole yet."""
 

@@ -1,5 +1,6 @@
 """Names of models: parsed once into a form that is safe as a folder's name, and is the only one."""
 
+import hashlib
 import unicodedata
 
 from app.storage.failures import NameNotAllowed
@@ -34,6 +35,20 @@ def check_name(name: str) -> str:
         shown = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
         raise NameNotAllowed(f"{shown!r} can't be a model's name. {NAME_RULE}")
     return name
+
+
+def stored_name(name: str) -> str:
+    """What a model is called here that Ollama calls `name`: without the default registry, its
+    library and the tag `latest`; `/` becomes `+` and `:` becomes `@`, which no name there has."""
+    for default in ("registry.ollama.ai/", "library/"):
+        if name.lower().startswith(default):
+            name = name[len(default) :]
+    if name.lower().endswith(":latest"):
+        name = name[: -len(":latest")]
+    name = name.replace("/", "+").replace(":", "@")
+    if len(name) > NAME_BYTES:
+        name = f"{name[: NAME_BYTES - 17]}+{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return check_name(name)
 
 
 def name_of_upload(filename: str) -> str:

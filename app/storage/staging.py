@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from app.progress import Report
 from app.storage.disk import sync
 from app.storage.failures import ContentMissing
 from app.storage.manifest import Manifest, StoredFile, write_manifest
+from app.storage.model import Model
 
 if TYPE_CHECKING:
     from app.storage.directory import Storage
@@ -95,6 +96,31 @@ class Staging:
         if missing:
             raise ContentMissing(missing)
 
+    def link_blobs(self, digests: Mapping[str, str]) -> None:
+        """Have the files of these names be part of the upload: each the content of a sha256 (hex)
+        that is here, a blob's or a stored model's.
+
+        Raises ContentMissing for those that aren't, ArchiveError for a name that could go astray.
+        """
+        found = self._storage.blobs.find_all(digests.values())
+        names = Names(self._storage.limits)
+        for said, sha256 in digests.items():
+            name = names.add(said)
+            path = self.folder / f"known-{len(self._known)}"
+            if sha256 not in found or not _link(*found[sha256], path):
+                raise ContentMissing([said])
+            size = found[sha256][1].size
+            self._known.append(Entry(name, size, Unpacked(path, size, size, 0, sha256)))
+
+    def add_text(self, name: str, text: str) -> None:
+        """Have a small file, with that text, be part of the upload."""
+        content = text.encode()
+        path = self.folder / f"known-{len(self._known)}"
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        size = len(content)
+        self._known.append(Entry(name, size, Unpacked(path, size, size, 0, sha256)))
+
     def archive(self) -> Archive:
         """The upload, once it is here whole. Raises ArchiveError."""
         archive = self._arrival.archive() if self._arrival else Archive(self._known)
@@ -165,6 +191,10 @@ class Staging:
         write_manifest(self._model, Manifest(files, {"created_at": created, **facts}))
         for parent, _, _ in os.walk(self._model):
             sync(Path(parent))
+
+    def model(self, name: str) -> Model:
+        """What was extracted, as the model `name` that it isn't yet."""
+        return Model(name, self._model)
 
     def publish(self, name: str) -> None:
         """Make what was extracted the model `name`; a model that was replaced gives its space

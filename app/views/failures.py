@@ -6,6 +6,7 @@ from flask import Flask, Response, current_app, render_template, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app.service.lines import Task
+from app.views.protocol.answers import is_ollamas, refusal
 from app.views.stream import FailureLine, failed, logged
 
 METHODS = ("OPTIONS", "HEAD", "GET", "DELETE", "PATCH", "PUT", "POST")
@@ -17,6 +18,8 @@ def register_failures(app: Flask) -> None:
 
 
 def _answer(error: Exception) -> Response:
+    if is_ollamas(request):
+        return refusal(error, logged(Task(str(uuid4()), "Failed request."), error))
     line = _line_of(error)
     task = Task(str(uuid4()), line.action)
     if _wants_page():

@@ -3,9 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
-from app.modelfile.grammar import ROLES
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
-from app.service.chat import MAX_MESSAGES
 from app.views.known import MAX_FILES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
@@ -73,6 +71,20 @@ _CREATE_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 502, 504, 507)
 _UPLOAD_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 507)
 
 
+_OF_OLLAMA = [str(status) for status in (400, 401, 403, 409, 413, 423, 500, 502, 504, 507)]
+_DIGESTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_CREATE_BY_OLLAMA = _object(
+    {
+        **{"model": {"type": "string"}, "from": {"type": "string"}},
+        **{"files": _DIGESTS, "adapters": _DIGESTS, "quantize": {"type": "string"}},
+        **{"template": {"type": "string"}, "system": {"type": "string"}},
+        **{"parameters": {"type": "object"}, "messages": {"type": "array"}},
+        **{"license": {"type": ["string", "array"]}, "stream": {"type": "boolean"}},
+    },
+    "model",
+)
+
+
 _SCHEMAS: dict[str, dict[str, Any]] = {
     NDJSON: {"$ref": "#/components/schemas/Line"},
     JSON: {"type": "object"},
@@ -103,6 +115,18 @@ def _tus(summary: str, done: str, *refusals: int) -> dict[str, Any]:
     """An operation of the tus protocol, whose answers are headers."""
     failures = {str(status): {"$ref": "#/components/responses/Failure"} for status in refusals}
     return {"summary": summary, "responses": {done: {"description": "Done."}, **failures}}
+
+
+def _by_ollama(summary: str, *done: str) -> dict[str, Any]:
+    """An operation of Ollama's protocol."""
+    answered: dict[str, Any] = {"content": {NDJSON: {}, JSON: {}}}
+    return {
+        "summary": summary,
+        "responses": {
+            **{status: {"description": "Done.", **answered} for status in done},
+            **{status: {"$ref": "#/components/responses/OfOllama"} for status in _OF_OLLAMA},
+        },
+    }
 
 
 def _form(*properties: dict[str, Any]) -> dict[str, Any]:
@@ -142,19 +166,6 @@ def description() -> dict[str, Any]:
         {"model": {"type": "string"}, **_NEW_NAME, **_OPTIONS}, "model", "model_name_on_ollama"
     )
     prompt = _object({"model": {"type": "string"}, "prompt": {"type": "string"}}, "model", "prompt")
-    message = _object(
-        {"role": {"enum": list(ROLES)}, "content": {"type": "string"}}, "role", "content"
-    )
-    messages = {"type": "array", "items": message, "minItems": 1, "maxItems": MAX_MESSAGES}
-    chat = _object(
-        {
-            "model": {"type": "string"},
-            "messages": messages,
-            "options": {"type": "object", "description": "As a Modelfile's parameters."},
-            "think": {"type": "boolean"},
-        },
-        *("model", "messages"),
-    )
     delete = _object({"model": {"type": "string"}}, "model")
     new_name = _in_query("model_name_on_ollama", {"type": "string"}, required=True)
     paths: dict[str, Any] = {
@@ -226,7 +237,10 @@ def description() -> dict[str, Any]:
             "parameters": [_in_path("name")],
         },
         "/uploads/": {
-            "post": _tus("Begin a resumable upload (tus).", "201", 400, 401, 403, 412, 413, 507),
+            "post": _tus(
+                *("Begin a resumable upload (tus).", "201"),
+                *(400, 401, 403, 412, 413, 422, 460, 507),
+            ),
         },
         "/uploads/{upload_id}": {
             "get": _tus("How much of an upload is here (tus: HEAD).", "200", 401, 404, 412),
@@ -235,6 +249,10 @@ def description() -> dict[str, Any]:
                 *(400, 401, 403, 404, 409, 412, 413, 415, 422, 423, 460, 507),
             ),
             "delete": _tus("Remove an upload (tus).", "204", 401, 403, 404, 412, 423),
+            "post": _tus(
+                *("What X-HTTP-Method-Override says: PATCH, DELETE or HEAD (tus).", "2XX"),
+                *(400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 423, 460, 507),
+            ),
             "parameters": [_in_path("upload_id")],
         },
         "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},
@@ -247,14 +265,16 @@ def description() -> dict[str, Any]:
             ),
             "parameters": [_SERVER],
         },
-        "/ollama/chat": {
-            "post": _operation(
-                *("The next answer in a chat; Ollama's own lines.", NDJSON),
-                *(400, 401, 403, 404, 413, 415, 502, 504),
-                body={JSON: {"schema": chat}},
-                answer={"type": "object"},
-            ),
-            "parameters": [_SERVER],
+        "/api/version": {
+            "get": _by_ollama("Ollama's protocol: the first server's version.", "200"),
+        },
+        "/api/blobs/{digest}": {
+            "post": _by_ollama("Ollama's protocol: a file for a model to come.", "200", "201"),
+            "parameters": [_in_path("digest")],
+        },
+        "/api/create": {
+            "post": _by_ollama("Ollama's protocol: make a model of files sent before.", "200")
+            | {"requestBody": {"required": True, "content": {JSON: {"schema": _CREATE_BY_OLLAMA}}}},
         },
         "/tasks/": {"get": _operation("The recent tasks.", JSON, 401)},
         "/tasks/{uuid}": {
@@ -280,13 +300,17 @@ def description() -> dict[str, Any]:
         "description": "Refused, with a sentence that says what to do: one line.",
         "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/Line"}}, HTML: {}},
     }
+    of_ollama = {
+        "description": "Refused, in the shape of Ollama's errors.",
+        "content": {JSON: {"schema": _object({"error": {"type": "string"}}, "error")}},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "model handler", "version": version("model-handler")},
         "paths": paths,
         "components": {
             "schemas": {"Line": _LINE},
-            "responses": {"Failure": failure},
+            "responses": {"Failure": failure, "OfOllama": of_ollama},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -1,11 +1,9 @@
-// The task that runs from here: its bars, its lines, and how it ended. And the recent ones.
+// A task of the service: its bars, its lines, and how it ended.
 
-import { offerTrial } from "./chat.js";
-import { byId, made, memory } from "./dom.js";
-import { on, refresh } from "./feed.js";
 import { chosenServer } from "./ollama.js";
 import { askForKey, open } from "./service.js";
-import { _, inMinutes, inUnits, language, linesOf } from "./text.js";
+import { offerTrial } from "./trial.js";
+import { byId, inMinutes, inUnits, linesOf, texts } from "./words.js";
 
 const PHASES = ["upload", "extract", "push", "create"];
 const PHASE_OF = [
@@ -13,11 +11,6 @@ const PHASE_OF = [
   [/^Start(ed to)? create|^Pushing|^Hashing|^Merging|^Converting/, "push"],
   [/^Start structure|^Ollama:|^Verif/, "create"],
 ];
-const STATES = {
-  running: _("running"), succeeded: _("succeeded"), failed: _("failed"), stopped: _("stopped"),
-};
-const SHOWN_TASKS = 10;
-const hasChanged = memory();
 let running = null;
 let phase = "";
 let shown = 0;  // of the answer, in characters
@@ -59,7 +52,7 @@ function showUpload(event, started) {
   byId("upload-figures").textContent = [
     left ? `${inUnits(event.loaded)} / ${inUnits(event.total)}` : inUnits(event.total),
     `${inUnits(rate)}/s`,
-    left ? _("%(time)s left", { time: inMinutes(left / rate) }) : "✓",
+    left ? `${inMinutes(left / rate)} ${texts.left}` : "✓",
   ].join(" · ");
 }
 
@@ -74,16 +67,16 @@ function showFigures({ action, details }) {
 
 function finish(name) {
   complete(PHASES);
-  say(_("%(model)s is on Ollama. Chat with it:", { model: name }));
+  say(`${name} ${texts.done}`);
   byId("run").textContent = `ollama run ${name}`;
   byId("made").hidden = false;
   offerTrial(name);
 }
 
 function showLine({ status, message }) {
-  const { error, hint, model_name_on_ollama: created } = message.details;
+  const { error, hint, model_name_on_ollama: made } = message.details;
   if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
-  if (created) return finish(created);
+  if (made) return finish(made);
   const next = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
   if (next) enter(next);
   if (next) showFigures(message);
@@ -101,7 +94,7 @@ function reset(title, phases) {
   byId("task").hidden = false;
   byId("task-title").textContent = title;
   byId("made").hidden = true;
-  byId("copy").textContent = _("Copy");
+  byId("copy").textContent = texts.copy_line;
   byId("log").textContent = "";
   for (const id of PHASES) {
     byId(id).value = 0;
@@ -122,7 +115,7 @@ function setRunning(request) {
 
 // Runs one task at a time: a form's or a JSON object's way to `path`.
 export function run(method, path, body, title, phases) {
-  if (running) return say(_("A task is running: wait for its end, or cancel it."));
+  if (running) return say(texts.one_at_a_time);
   const isForm = body instanceof FormData;
   const server = chosenServer();
   const query = server ? `&server=${encodeURIComponent(server)}` : "";
@@ -133,13 +126,11 @@ export function run(method, path, body, title, phases) {
   request.upload.onprogress = event => isForm && showUpload(event, started);
   request.onprogress = () => showLines(request.responseText);
   request.onload = () => showLines(request.responseText);
-  request.onerror = () => fail(_("The connection was lost."));
-  request.onabort = () => say(CREATE_PHASES.includes(phase)
-    ? _("Cancelled. The model is kept here and can be created later.")
-    : _("Cancelled. Nothing was kept."));
+  request.onerror = () => fail(texts.lost);
+  request.onabort = () => say(CREATE_PHASES.includes(phase) ? texts.cancelled_kept : texts.cancelled);
   request.onloadend = async () => {
     setRunning(null);
-    refresh();
+    document.dispatchEvent(new Event("task-ended"));
     if (request.status === 401 && await askForKey()) run(method, path, body, title, phases);
   };
   if (!isForm) request.setRequestHeader("Content-Type", "application/json");
@@ -147,32 +138,13 @@ export function run(method, path, body, title, phases) {
   byId("task").scrollIntoView({ block: "nearest" });
 }
 
-function taskItem({ started, model, action, state, progress_ratio: ratio }) {
-  const item = made("li", { className: "d-flex flex-wrap gap-2 py-1" },
-    made("time", { dateTime: started, className: "text-body-secondary num" },
-      new Date(started).toLocaleTimeString(language)),
-    made("span", { className: "name" }, model ?? ""),
-    made("span", { className: state === "failed" ? "text-danger" : "" },
-      `${STATES[state]}: ${action ?? _("Upload")}`));
-  if (state === "running") item.append(made("progress", { value: ratio }));
-  return item;
-}
-
-function showTasks(tasks) {
-  if (!hasChanged(tasks)) return;
-  byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
-  byId("no-tasks").hidden = tasks.length > 0;
-}
-
 // Works on pages without TLS too, where there is no navigator.clipboard.
 function copy() {
   getSelection().selectAllChildren(byId("run"));
   document.execCommand("copy");
-  byId("copy").textContent = _("Copied");
+  byId("copy").textContent = texts.copied;
 }
 
 byId("cancel").addEventListener("click", () => running.abort());
 byId("copy").addEventListener("click", copy);
 addEventListener("beforeunload", event => running && event.preventDefault());
-on("open", state => byId("recent").hidden = state !== "yes");
-on("tasks", showTasks);

@@ -1,0 +1,58 @@
+"""Files that clients send by their digest, before they ask for a model: Ollama's blobs.
+
+Source: Ollama, server/routes.go (HeadBlobHandler, CreateBlobHandler).
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from flask import Blueprint, Response, request
+
+from app.metrics import RECEIVED_BYTES
+from app.planning.options import BadRequest
+from app.storage.failures import WrongDigest
+from app.views.answers import service
+from app.views.form import BLOCK
+from app.views.protocol.answers import json_answer
+from app.views.upload import check_size
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+
+blueprint = Blueprint("blobs", __name__, url_prefix="/api/blobs")
+
+
+@blueprint.route("/<digest>", methods=["HEAD"])
+def is_here(digest: str) -> Response:
+    """Whether the file is here, as a blob or in a stored model."""
+    if service().storage.blobs.find(_sha256(digest)) is None:
+        return json_answer({"error": f'blob "{digest}" not found'}, 404)
+    return Response(status=200, mimetype=None)
+
+
+@blueprint.post("/<digest>")
+def receive(digest: str) -> Response:
+    """Take the file, unless it is here: then its bytes aren't looked at."""
+    sha256, storage = _sha256(digest), service().storage
+    if storage.blobs.find(sha256) is not None:
+        return Response(status=200, mimetype=None)
+    check_size(storage)
+    try:
+        storage.blobs.receive(sha256, _blocks())
+    except WrongDigest as error:
+        words = f'digest mismatch, expected "{digest}", got "sha256:{error.got}"'
+        raise BadRequest(words) from error
+    return Response(status=201, mimetype=None)
+
+
+def _sha256(digest: str) -> str:
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
+        raise BadRequest("invalid digest format")
+    return match[1]
+
+
+def _blocks() -> Iterator[bytes]:
+    for block in iter(partial(request.stream.read, BLOCK), b""):
+        RECEIVED_BYTES.labels("blob").inc(len(block))
+        yield block
