@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
+PACKED := setup.cfg setup.py $(wildcard app/translations/*/LC_MESSAGES/*.po)
 
-.PHONY: run demo test check bench fuzz oracles
+.PHONY: run demo test check texts constraints bench fuzz oracles
 
 run: $(INSTALLED)
-	$(VENV)/bin/gunicorn
+	$(VENV)/bin/model-handler serve $(if $(BIND),--bind $(BIND))
 
-demo: $(TEST_INSTALLED)
+demo: $(INSTALLED)
+	tests/system-packages demo
 	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
 
 test: $(TEST_INSTALLED) check
@@ -24,16 +26,24 @@ $(VENV)/bin/python:
 	tests/system-packages venv
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): setup.cfg | $(VENV)/bin/python
+$(INSTALLED): $(PACKED) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
-$(TEST_INSTALLED): setup.cfg tests/node/package-lock.json | $(VENV)/bin/python
+$(TEST_INSTALLED): $(PACKED) tests/node/package-lock.json | $(VENV)/bin/python
 	tests/system-packages test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --editable '.[node]'
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent
 	touch $@
+
+# What constraints.txt lists: the versions here, once the suite has passed with them.
+constraints: test
+	$(VENV)/bin/python -m tests.constraints > constraints.txt
+
+# Bring the page's catalogues up to date with what it says.
+texts: $(TEST_INSTALLED)
+	$(VENV)/bin/python -m tests.catalogues
 
 bench: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)
@@ -43,7 +53,9 @@ ORACLES := .venv-oracles
 oracles: $(ORACLES)/.installed $(TEST_INSTALLED)
 	$(ORACLES)/bin/python -m tests.oracles.record $(ARGS)
 	$(ORACLES)/bin/python -m tests.oracles.record_adapters
-	$(VENV)/bin/python -m pytest tests/test_convert.py tests/test_adapters_oracle.py -rP
+	$(ORACLES)/bin/python -m tests.oracles.record_quantized
+	$(VENV)/bin/python -m pytest tests/test_convert.py tests/test_adapters_oracle.py \
+		tests/test_quantize.py
 	$(VENV)/bin/python -m tests.oracles.tokenizers
 
 $(ORACLES)/.installed: tests/oracles/requirements.txt

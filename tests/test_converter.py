@@ -34,6 +34,8 @@ MEMBERS = {
         }
     ).encode(),
     "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["evil.T", null]}, "eos_token": "e"}',
+    "merges.txt": b"a b",
+    "vocab.txt": b"a",
     "evil.py": b"raise SystemExit('this ran')",
     "training_args.bin": b"\x80\x04.",
 }
@@ -120,9 +122,11 @@ def test_sees_data_alone_and_runs_once(
     runs = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert len(runs) == 1
     seen, environment = runs[0]
-    assert seen.keys() == {"config.json", "model.safetensors", "tokenizer_config.json"} | (
-        {name for name in HF_MODEL if name.endswith((".json", ".model"))}
-    )
+    brought = {"config.json", "model.safetensors", "tokenizer_config.json"}
+    brought |= {"merges.txt", "vocab.txt"}
+    assert seen.keys() == brought | {
+        name for name in HF_MODEL if name.endswith((".json", ".model"))
+    }
     assert not [name for name, text in seen.items() if "auto_map" in text or "evil" in text]
     assert json.loads(seen["config.json"])["text_config"] == {"size": 1}
     assert "secret" not in environment.values()
@@ -192,6 +196,36 @@ def test_what_moved_to_another_group_ends_too(
 if os.fork() == 0:
     os.setpgid(0, 0)
     (BESIDE / "pid").write_text(str(os.getpid()))
+time.sleep(20)
+"""
+    (tmp_path / "work").mkdir()
+    with pytest.raises(converter.Unusable, match="took more than 1 seconds"):
+        converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
+    check_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_what_lost_its_bounds_ends_too(tmp_path: Path) -> None:
+    text = """
+import signal
+(BESIDE / "pid").write_text(str(os.getpid()))
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(20)
+"""
+    (tmp_path / "work").mkdir()
+    with pytest.raises(converter.Unusable, match="ended with code -9"):
+        converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
+    check_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_what_left_the_session_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converter, "LIMIT_SECONDS", 1.0)
+    text = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        (BESIDE / "pid").write_text(str(os.getpid()))
+    else:
+        os._exit(0)
 time.sleep(20)
 """
     (tmp_path / "work").mkdir()

@@ -20,9 +20,11 @@ from app.weights.rows import ArrayRows
 from app.weights.write import write_gguf
 from tests.gguf_files import write_base
 from tests.llama_cpp import generate
+from tests.oracles.quantized import CASES, source, summary
 
 TABLE = json.loads(Path(__file__).with_name("tensor-types.json").read_bytes())
 """What a real llama-quantize (b10488) chose, with F16 matrices; shapes as GGUF has them."""
+RECORDED = json.loads((Path(__file__).parent / "oracles/fixtures/quantized.json").read_bytes())
 RANDOM = np.random.default_rng(0)
 Type = gguf.GGMLQuantizationType
 
@@ -66,6 +68,15 @@ def test_each_tensor_gets_the_type_that_llama_quantize_gives_it(shape: str, name
         kind = row.get(pattern, "F32")
         expected[key] = kind if isinstance(kind, str) else kind[int(block)]
     assert chosen == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_file_is_what_llama_cpp_s_own_quantiser_makes(case: str, tmp_path: Path) -> None:
+    model = read_gguf([source(case, tmp_path)])
+    for name in QUANTIZATIONS:
+        made = tmp_path / f"{name}.gguf"
+        write_gguf(quantize(model, name), made, lambda progress: None)
+        assert summary(made) == RECORDED[case][name], name
 
 
 def test_the_order_of_tensors_in_the_file_does_not_matter() -> None:

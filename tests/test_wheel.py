@@ -1,12 +1,16 @@
 """The wheel, installed elsewhere, serves and deploys."""
 
+import re
 import subprocess
 import sys
 import venv
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 from tests.callers import RequestsCaller
 from tests.conftest import Zips
+from tests.constraints import installed
 from tests.serving import ROOT, serve
 
 
@@ -29,3 +33,18 @@ def test_wheel_works_elsewhere(tmp_path: Path, zips: Zips, ollama: str, new_name
         assert caller.get("/static/page.js").status == 200
         fields = [("model_name_on_ollama", new_name), ("Model", zips.both)]
         assert caller.send_form("/models/deploy/", fields).last["action"] == "Success create model"
+
+
+def test_the_constraints_name_all_that_is_needed_and_nothing_else() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    only_before_3_14 = {"backports-zstd"}
+    assert pinned.keys() - only_before_3_14 == installed().keys() - only_before_3_14
+
+
+def test_the_newest_dated_changes_are_of_this_version() -> None:
+    said = (ROOT / "CHANGES.rst").read_text()
+    versions = re.findall(r"^(\d+\.\d+\.\d+) \((\d{4}-\d\d-\d\d)\)\n-+$", said, re.M)
+    assert versions[0][0] == metadata.version("model-handler")
+    dates = [date.fromisoformat(when) for _, when in versions]
+    assert dates == sorted(dates, reverse=True)

@@ -9,6 +9,8 @@ COMMANDS = {
     "deploy": "app.commands.deploy:deploy",
     "check": "app.commands.local:check",
     "convert": "app.commands.local:convert",
+    "tasks": "app.commands.tasks:tasks",
+    "gc": "app.commands.gc:gc",
     "settings": "app.commands.settings:settings",
 }
 """Where each command is; none is imported before it is asked for."""

@@ -12,32 +12,18 @@ from typing import Any
 import click
 import requests
 
+from app.commands.asking import TIMEOUT_SECONDS, asking, service_options
 from app.commands.payload import FilePayload, Folder, Payload
 from app.commands.sending import Refused, Sender, check_answer
 from app.formats.tensor_types import QUANTIZATIONS
 
-TIMEOUT_SECONDS = (10, 900)
-KEY_VARIABLE = "MODEL_HANDLER_API_KEY"
+GO_ON = "Run the same command again to go on with what has arrived."
 
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.argument("name")
-@click.option(
-    "--server",
-    metavar="URL",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    help="The service. MODEL_HANDLER_SERVER says it too.",
-    envvar="MODEL_HANDLER_SERVER",
-)
-@click.option(
-    "--key-env",
-    metavar="VARIABLE",
-    default=KEY_VARIABLE,
-    show_default=True,
-    help="The environment variable that holds the service's API key.",
-)
+@service_options
 @click.option("--from", "from_", metavar="BASE", help="The base of an adapter that comes alone.")
 @click.option("--quantize", type=click.Choice(QUANTIZATIONS, case_sensitive=False))
 @click.option("--adapter-scale", type=float, help="A factor for the adapter's weight.")
@@ -64,10 +50,7 @@ def deploy(
     fields = {"model_name_on_ollama": name, "from": from_, **asked}
     fields = {key: value for key, value in fields.items() if value is not None}
     server = server.rstrip("/")
-    with _told(server), requests.Session() as session:
-        key = os.environ.get(key_env)
-        if key:
-            session.headers["X-API-Key"] = key
+    with asking(server, key_env, GO_ON) as session:
         payload, known = _compared(session, server, Path(os.path.abspath(path)))
         sender = Sender(session, server)
         if payload is not None:
@@ -132,23 +115,6 @@ def _follow(answer: requests.Response, as_json: bool) -> None:
         raise Refused(details.get("error", "The model wasn't made."), details.get("hint"))
     if last["message"].get("progress") != 1:
         raise Refused("The service's answer was cut off.", "Its task is listed at /tasks/.")
-
-
-@contextmanager
-def _told(server: str) -> Iterator[None]:
-    """Let a failure end the command with its sentence and hint, and status 1."""
-    try:
-        yield
-    except Refused as error:
-        said = filter(None, (str(error), error.hint))
-        raise click.ClickException("\n".join(said)) from error
-    except requests.RequestException as error:
-        raise click.ClickException(
-            f"{server} can't be reached, or stopped answering. Run the same command again to go"
-            " on with what has arrived."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 @contextmanager

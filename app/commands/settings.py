@@ -1,26 +1,40 @@
 """`model-handler settings`: every setting, its value and where that comes from."""
 
 import os
+import re
+from typing import Any
 
 import click
 
-from app.config import SETTINGS, SettingError, from_environ
+from app.config import SETTINGS, Setting, SettingError, from_environ
+from app.logs import escaped
 
 SECRET = ("API_KEY",)
+_USER_OF_URL = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @click.command()
 def settings() -> None:
     """Each setting with its value and origin; a secret's value isn't shown."""
     try:
-        from_environ(os.environ)
+        values = from_environ(os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from error
     width = max(len(setting.variable) for setting in SETTINGS)
     for setting in SETTINGS:
-        given = os.environ.get(setting.variable)
-        origin = "environment" if given else "default"
-        value = given or setting.default or "(not set)"
-        if given and setting.name in SECRET:
-            value = "(set, not shown)"
+        origin = "environment" if os.environ.get(setting.variable) else "default"
+        value = _shown(setting, values[setting.name])
         click.echo(f"{setting.variable:{width}}  {value}  [{origin}]")
+
+
+def _shown(setting: Setting, value: Any) -> str:
+    if value is None or value == ():
+        return "(not set)"
+    if setting.name in SECRET:
+        return "(set, not shown)"
+    if isinstance(value, bool):
+        return str(int(value))
+    parts = value if isinstance(value, tuple) else (value,)
+    between = " " if setting.name == "CONVERTER" else ","
+    text = between.join(str(part) for part in parts)
+    return escaped(_USER_OF_URL.sub("***@", text))

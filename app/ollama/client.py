@@ -273,6 +273,14 @@ class Ollama:
         except _NotFound as error:
             raise ModelMissing(f"Ollama has no model {name!r}.") from error
 
+    def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """The server's lines of the next answer in a chat, as `generate` gives them; `body` is that
+        of `/api/chat`."""
+        try:
+            yield from self._stream("/api/chat", body)
+        except _NotFound as error:
+            raise ModelMissing(f"Ollama has no model {body['model']!r}.") from error
+
     @contextmanager
     def _exchange(
         self,

@@ -90,7 +90,7 @@ def conversion_for(
         except Unusable:
             if not options.converter:
                 raise
-            command = options.converter
+            command, base = options.converter, base.for_any_converter()
     quantize = _quantization(base, options)
     reason = why_merged or _why_made(base, quantize, server)
     if reason is None:

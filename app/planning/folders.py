@@ -18,6 +18,7 @@ TEXT_BYTES = 8 * 2**20
 _TOKENIZER_FILES = frozenset(
     ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 )
+_ONLY_OTHERS_READ = frozenset(("merges.txt", "vocab.txt", "spiece.model"))
 _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_CHECKPOINT = re.compile(r"\d+_adapters\.safetensors")
 _METHODS = {
@@ -115,18 +116,17 @@ def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> S
     headers = [_header(files[name]) for name in weights]
     class_names = config.get("architectures")
     class_name = class_names[0] if isinstance(class_names, list) and class_names else None
-    beside = [
-        name
-        for name in files
-        if str(PurePosixPath(name).parent) == folder and _goes_along(PurePosixPath(name).name)
-    ]
+    in_folder = [name for name in files if str(PurePosixPath(name).parent) == folder]
+    along = [name for name in in_folder if _goes_along(PurePosixPath(name).name)]
+    others = [name for name in in_folder if PurePosixPath(name).name in _ONLY_OTHERS_READ]
     return SafetensorsModel(
         folder=folder,
-        files=tuple(files[name] for name in (*sorted(weights), *sorted(beside))),
+        files=tuple(files[name] for name in (*sorted(weights), *sorted(along))),
         class_name=class_name if isinstance(class_name, str) else None,
         tensor_parameters=sum(header.parameter_count for header in headers),
         how_it_chats=_chat(folder, files),
         quantized_by=_quantized_by(config, headers),
+        beside=tuple(files[name] for name in sorted(others)),
     )
 
 

@@ -133,6 +133,10 @@ class Base(Part):
         """Sentences on what is odd about it and may still work."""
         return []
 
+    def for_any_converter(self) -> "Base":
+        """The same with the files that others than Ollama's own converter read."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Part):
@@ -216,14 +220,15 @@ class GgufModel(Base):
 class SafetensorsModel(Base):
     """A model folder in Hugging Face's layout: weights, config, tokenizer.
 
-    `files` are those that converters read. `class_name` is the first of the config's
-    `architectures`.
+    `files` are those that Ollama's converter reads, `beside` what only others do. `class_name` is
+    the first of the config's `architectures`.
     """
 
     class_name: str | None
     tensor_parameters: int
     how_it_chats: Chat
     quantized_by: str | None = None
+    beside: tuple[ModelFile, ...] = ()
     is_gguf = False
 
     @property
@@ -241,6 +246,9 @@ class SafetensorsModel(Base):
     @property
     def chat(self) -> Chat:
         return replace(self.how_it_chats, architecture=self.architecture)
+
+    def for_any_converter(self) -> Base:
+        return replace(self, files=(*self.files, *self.beside), beside=())
 
     def check(self) -> None:
         if self.quantized_by is not None:

@@ -119,7 +119,8 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
             "recoded": made.recoded,
             "notes": made.notes,
         }
-        return _converted(model, model.keep(staged, name, facts), facts)
+        inputs = [file.path for file in conversion.files if file.path]
+        return _converted(model, model.keep(staged, name, facts, inputs, METHOD), facts)
 
 
 def _converted(model: Model, path: Path, facts: dict[str, Any]) -> Converted:

@@ -9,6 +9,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,6 @@ from app.formats.files import ModelFile
 from app.planning.contents import examine
 from app.planning.selection import select as select_parts
 from app.planning.unusable import Unusable
-from app.service.bounded import end_session
 
 LIMIT_SECONDS = 2 * 3600.0
 MEMORY_BYTES = 16 * 2**30
@@ -110,7 +110,7 @@ def _without_code(value: Any) -> Any:
 def _process(
     arguments: Sequence[str], home: Path, largest: int
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The command, running in a session of its own, all of which ends with the block."""
+    """The command; all that it has started ends with the block."""
     kept = {name: os.environ[name] for name in _FROM_ENVIRONMENT if name in os.environ}
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     seconds = int(LIMIT_SECONDS + 1) * (os.cpu_count() or 1)
@@ -130,10 +130,18 @@ def _process(
     try:
         yield process
     finally:
-        end_session(process.pid)
         process.stdin.close()
         process.stdout.close()
         process.wait()
+        _end_session(process.pid)
+
+
+def _end_session(session: int) -> None:
+    """Kill what is left of the session, where its leader was killed before it could do so."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _followed(process: "subprocess.Popen[bytes]", report: Callable[[], None]) -> tuple[int, bytes]:

@@ -109,6 +109,18 @@ def disk_bytes(folder: Path) -> int:
     return total
 
 
+def freed_bytes(path: Path) -> int:
+    """What removing a file or folder gives back, in bytes: a file that has other names, nothing."""
+    found = [path, *(Path(parent, name) for parent, _, names in os.walk(path) for name in names)]
+    total = 0
+    for each in found:
+        with suppress(OSError):
+            status = os.lstat(each)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                total += status.st_blocks * 512
+    return total
+
+
 def _let_in(folder: Path) -> None:
     with suppress(OSError):
         folder.chmod(stat.S_IRWXU)

@@ -112,17 +112,23 @@ class Model:
         ):
             facts = json.loads(file.read(KEPT_FACTS_BYTES))
             status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and facts.pop("of") == [
-                status.st_size,
-                status.st_mtime_ns,
-            ]:
+            about = {key: facts.pop(key, None) for key in ("of", "inputs", "method")}
+            if stat.S_ISREG(status.st_mode) and about["of"] == _size_and_time(status):
                 return path, facts
         return None
 
-    def keep(self, result: Path, key: str, facts: dict[str, Any]) -> Path:
+    def keep(
+        self,
+        result: Path,
+        key: str,
+        facts: dict[str, Any],
+        inputs: Iterable[Path] = (),
+        method: int = 0,
+    ) -> Path:
         """Move the file `result`, from a staging folder, to the model as the result called `key`.
 
-        `facts` come back from `kept`. The caller holds the model alone.
+        `facts` come back from `kept`. By `inputs`, the files it was made of, and `method`, the way,
+        `surplus` tells whether it may be asked for again. The caller holds the model alone.
         """
         path = self.folder / KEPT / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,9 +136,45 @@ class Model:
             os.fsync(file.fileno())
             status = os.fstat(file.fileno())
         move(result, path)
-        of = [status.st_size, status.st_mtime_ns]
-        write_whole(_facts(path), json.dumps({**facts, "of": of}).encode())
+        places = {os.path.relpath(each, self.folder): each.stat() for each in inputs}
+        about = {
+            "of": _size_and_time(status),
+            "inputs": {place: _size_and_time(status) for place, status in places.items()},
+            "method": method,
+        }
+        write_whole(_facts(path), json.dumps({**facts, **about}).encode())
         return path
+
+    def surplus(self, method: int) -> dict[Path, str]:
+        """The files among its results that nobody will ask for again, each with the reason: what
+        they were made of has changed or gone, or they are made by another method than `method`.
+
+        The caller holds the model, or looks again once it does.
+        """
+        found = {}
+        for path in _files_in(self.folder / KEPT):
+            if path.name.endswith(".json") and path.with_suffix("").exists():
+                continue
+            if reason := self._why_surplus(path, method):
+                found[path] = reason
+                if _facts(path).exists():
+                    found[_facts(path)] = reason
+        return found | dict.fromkeys(_files_in(self.folder / EARLIER_KEPT), "of an earlier version")
+
+    def _why_surplus(self, path: Path, method: int) -> str | None:
+        if self.kept(path.name) is None:
+            return "not whole"
+        about = json.loads(_facts(path).read_bytes()[:KEPT_FACTS_BYTES])
+        if about.get("method") != method or not isinstance(about.get("inputs"), dict):
+            return "of an earlier version"
+        for place, known in about["inputs"].items():
+            try:
+                status = Path(os.path.normpath(self.folder / place)).stat()
+            except OSError:
+                return f"{Path(place).name} has gone"
+            if _size_and_time(status) != known:
+                return f"{Path(place).name} has changed"
+        return None
 
     def forget_kept(self) -> None:
         """Remove every result that was made from the model's files."""
@@ -197,6 +239,14 @@ def _opened(path: Path) -> BinaryIO:
 def _held(known: Any, name: str, status: os.stat_result) -> str | None:
     entry = known.get(name)
     return entry.sha256 if entry is not None and entry.holds(status) else None
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _size_and_time(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _facts(path: Path) -> Path:

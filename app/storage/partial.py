@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from app.archive.arrival import Arrival
@@ -45,17 +45,8 @@ MAX_UPLOADS = 1000
 METADATA_BYTES = 4096
 KEPT_OPEN = 4
 INFO = "info.json"
-CHECKSUMS = {"sha1": 20, "sha256": 32}
-"""The algorithms that a Checksum may name, with their digests' bytes."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TAIL_BYTES = 2**16
-
-
-class Checksum(NamedTuple):
-    """One of CHECKSUMS, and the digest of the bytes that are sent."""
-
-    algorithm: str
-    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -144,12 +135,12 @@ class PartialUploads:
         blocks: Iterable[bytes],
         *,
         on_file: OnFile | None = None,
-        checksum: Checksum | None = None,
+        sha256: bytes | None = None,
     ) -> PartialUpload:
         """Take the bytes from offset `at` on, and wait until they are on the disk.
 
-        What came before `blocks` raised or ended is kept. With `checksum`, all of them are taken
-        or, with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
+        What came before `blocks` raised or ended is kept. With `sha256`, all of them are taken or,
+        with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
         UploadTooLong; NoSpace and OSError, after which the upload can go on. ArchiveError, and what
         `on_file` raises, say that it is of no use: it is removed.
         """
@@ -157,8 +148,8 @@ class PartialUploads:
             if at != upload.offset:
                 raise WrongOffset(f"The upload goes on at {upload.offset}, not at {at}.")
             folder = self._path(upload_id)
-            if checksum is not None:
-                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
+            if sha256 is not None:
+                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), sha256)
             try:
                 with self._arrival(upload, on_file) as arrival:
                     _write(arrival, self._bounded(blocks, upload))
@@ -225,15 +216,16 @@ class PartialUploads:
                     total += upload.length - upload.offset
         return total
 
+    def expired(self) -> list[Path]:
+        """The folders of the uploads that `sweep` removes, unless somebody writes to them."""
+        return [self._path(upload_id) for upload_id in self._ids() if self._is_over(upload_id)]
+
     def sweep(self) -> None:
         """Remove what has expired."""
-        for upload_id in self._ids():
-            try:
-                self.get(upload_id)
-            except NoSuchUpload:
-                with suppress(NoSuchUpload, UploadLocked), self._lock_of(upload_id):
-                    if self._is_over(upload_id):
-                        self._remove(upload_id)
+        for folder in self.expired():
+            with suppress(NoSuchUpload, UploadLocked), self._lock_of(folder.name):
+                if self._is_over(folder.name):
+                    self._remove(folder.name)
         with self._lock:
             gone = [known for known in self._arrivals if not self._path(known).is_dir()]
         for upload_id in gone:
@@ -342,16 +334,16 @@ def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:
         arrivals.popitem()[1].close()
 
 
-def _checked(path: Path, blocks: Iterable[bytes], checksum: Checksum) -> Iterator[bytes]:
+def _checked(path: Path, blocks: Iterable[bytes], sha256: bytes) -> Iterator[bytes]:
     """The same blocks, once all of them are seen to be what the checksum says."""
-    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
+    digest = hashlib.sha256()
     path.unlink(missing_ok=True)
     try:
         with path.open("x+b") as file:
             for block in blocks:
                 file.write(block)
                 digest.update(block)
-            if digest.digest() != checksum.digest:
+            if digest.digest() != sha256:
                 raise ChecksumMismatch("What arrived isn't what its checksum says. Send it again.")
             file.seek(0)
             yield from iter(lambda: file.read(2**20), b"")

@@ -18,12 +18,9 @@ PAGE_POLICY = (
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
-    " Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override"
+    " Upload-Metadata, Upload-Checksum"
 )
-CORS_SHOWN = (
-    "Location, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm,"
-    " Upload-Length, Upload-Offset, Upload-Metadata, Upload-Expires"
-)
+CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires"
 CORS_SECONDS = 600
 
 

@@ -1,7 +1,8 @@
-"""What the Ollama servers have, and a first prompt to a model: for the page, whose browser may not
+"""What the Ollama servers have, and chats with their models: for the page, whose browser may not
 reach them itself."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from flask import Blueprint, Response, current_app, stream_with_context
@@ -10,10 +11,9 @@ from werkzeug.exceptions import NotFound
 from app.errors import describe
 from app.ollama.client import ModelMissing, Ollama, OllamaError
 from app.planning.options import text
+from app.service.chat import Answer, chat_request, first_answer, heard
 from app.views.answers import asked_server, json_answer, json_object, service
-from app.views.stream import fails_as, line_response
-
-Lines = Generator[dict[str, Any], None, None]
+from app.views.stream import client_is_there, fails_as, line_response
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 
@@ -32,14 +32,15 @@ def generate() -> Response:
     gives one."""
     fields = json_object()
     model, prompt = text(fields, "model"), text(fields, "prompt")
-    servers = service().servers(asked_server())
-    try:
-        first, lines = _first_answer([server.generate(model, prompt) for server in servers])
-    except ModelMissing as error:
-        raise NotFound(str(error)) from error
-    response = line_response(stream_with_context(_encoded(first, lines)))
-    response.call_on_close(lines.close)
-    return response
+    return _answered(lambda server: server.generate(model, prompt))
+
+
+@blueprint.post("/chat")
+@fails_as("Failed chat.")
+def chat() -> Response:
+    """Ollama's own lines of the next answer in a chat, likewise."""
+    body = chat_request(json_object())
+    return _answered(lambda server: server.chat(body))
 
 
 def _described(server: Ollama) -> dict[str, Any]:
@@ -49,25 +50,34 @@ def _described(server: Ollama) -> dict[str, Any]:
         return {"url": server.url, "error": str(error)}
 
 
-def _first_answer(answers: Iterable[Lines]) -> tuple[dict[str, Any], Lines]:
-    """The first line, and the rest, of the first answer that has one. Raises OllamaError."""
-    failures = []
-    for lines in answers:
-        try:
-            return next(lines, {}), lines
-        except OllamaError as error:
-            failures.append(error)
-    raise failures[0]
-
-
-def _encoded(first: dict[str, Any], rest: Lines) -> Iterator[bytes]:
-    yield _line(first)
+def _answered(ask: Callable[[Ollama], Iterator[Answer]]) -> Response:
+    """The lines of an answer, as long as the client is there: what is no longer waited for ends at
+    once, also on Ollama, and also while it is still loading the model."""
+    lines = heard(first_answer(service().servers(asked_server()), ask))
     try:
-        for value in rest:
-            yield _line(value)
-    except OllamaError as error:
-        yield _line({"error": describe(error).error})
+        first = next(lines, {})
+        while first is None and client_is_there():
+            first = next(lines, {})
+    except ModelMissing as error:
+        raise NotFound(str(error)) from error
+    response = line_response(stream_with_context(_encoded(first, lines)))
+    response.call_on_close(lines.close)
+    return response
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def _encoded(first: Answer | None, rest: Generator[Answer | None, None, None]) -> Iterator[bytes]:
+    with closing(rest):
+        if first is not None:
+            yield _line(first)
+        try:
+            for value in rest:
+                if value is not None:
+                    yield _line(value)
+                elif not client_is_there():
+                    return
+        except OllamaError as error:
+            yield _line({"error": describe(error).error})
+
+
+def _line(value: Answer) -> bytes:
     return current_app.json.dumps(value).encode() + b"\n"

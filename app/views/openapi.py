@@ -3,7 +3,9 @@
 from importlib.metadata import version
 from typing import Any
 
+from app.modelfile.grammar import ROLES
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
+from app.service.chat import MAX_MESSAGES
 from app.views.known import MAX_FILES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
@@ -166,6 +168,19 @@ def description() -> dict[str, Any]:
         {"model": {"type": "string"}, **_NEW_NAME, **_OPTIONS}, "model", "model_name_on_ollama"
     )
     prompt = _object({"model": {"type": "string"}, "prompt": {"type": "string"}}, "model", "prompt")
+    message = _object(
+        {"role": {"enum": list(ROLES)}, "content": {"type": "string"}}, "role", "content"
+    )
+    messages = {"type": "array", "items": message, "minItems": 1, "maxItems": MAX_MESSAGES}
+    chat = _object(
+        {
+            "model": {"type": "string"},
+            "messages": messages,
+            "options": {"type": "object", "description": "As a Modelfile's parameters."},
+            "think": {"type": "boolean"},
+        },
+        *("model", "messages"),
+    )
     delete = _object({"model": {"type": "string"}}, "model")
     new_name = _in_query("model_name_on_ollama", {"type": "string"}, required=True)
     paths: dict[str, Any] = {
@@ -237,10 +252,7 @@ def description() -> dict[str, Any]:
             "parameters": [_in_path("name")],
         },
         "/uploads/": {
-            "post": _tus(
-                *("Begin a resumable upload (tus).", "201"),
-                *(400, 401, 403, 412, 413, 422, 460, 507),
-            ),
+            "post": _tus("Begin a resumable upload (tus).", "201", 400, 401, 403, 412, 413, 507),
         },
         "/uploads/{upload_id}": {
             "get": _tus("How much of an upload is here (tus: HEAD).", "200", 401, 404, 412),
@@ -249,10 +261,6 @@ def description() -> dict[str, Any]:
                 *(400, 401, 403, 404, 409, 412, 413, 415, 422, 423, 460, 507),
             ),
             "delete": _tus("Remove an upload (tus).", "204", 401, 403, 404, 412, 423),
-            "post": _tus(
-                *("What X-HTTP-Method-Override says: PATCH, DELETE or HEAD (tus).", "2XX"),
-                *(400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 423, 460, 507),
-            ),
             "parameters": [_in_path("upload_id")],
         },
         "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},
@@ -261,6 +269,15 @@ def description() -> dict[str, Any]:
                 *("One prompt to a model on Ollama; answers with Ollama's own lines.", NDJSON),
                 *(400, 401, 403, 404, 413, 415, 502, 504),
                 body={JSON: {"schema": prompt}},
+                answer={"type": "object"},
+            ),
+            "parameters": [_SERVER],
+        },
+        "/ollama/chat": {
+            "post": _operation(
+                *("The next answer in a chat; Ollama's own lines.", NDJSON),
+                *(400, 401, 403, 404, 413, 415, 502, 504),
+                body={JSON: {"schema": chat}},
                 answer={"type": "object"},
             ),
             "parameters": [_SERVER],

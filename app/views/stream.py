@@ -131,7 +131,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         ending.callback(steps.close)
         try:
             for step in steps:
-                if not _client_is_there():
+                if not client_is_there():
                     log.info("task %s: the client has left", task.uuid)
                     if step is not None and not step.verbose:  # It is true all the same.
                         keep(_encode(task, 200, step.action, ratio_key, step.ratio, step.details))
@@ -190,7 +190,7 @@ def logged(task: Task, error: Exception) -> Failure:
     return failure
 
 
-def _client_is_there() -> bool:
+def client_is_there() -> bool:
     """Whether the client of the current request still holds its connection open."""
     connection = request.environ.get("gunicorn.socket")
     if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):

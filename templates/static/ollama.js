@@ -1,23 +1,12 @@
 // What the Ollama servers have: for the lists to choose from, and for who is on Ollama.
 
-import { ask } from "./service.js";
-import { byId } from "./words.js";
+import { byId } from "./dom.js";
+import { on } from "./feed.js";
 
 let servers = [];
+let ownModels = [];
 
 const fullName = name => name.includes(":", name.lastIndexOf("/") + 1) ? name : `${name}:latest`;
-
-export async function refreshServers() {
-  const answer = await ask("/ollama/");
-  if (!answer.ok) return;
-  ({ servers } = await answer.json());
-  const urls = servers.map(server => server.url);
-  byId("server-choice").hidden = urls.length < 2;
-  const [all, ...known] = byId("server").options;
-  if (known.map(option => option.value).join() !== urls.join()) {
-    byId("server").replaceChildren(all, ...urls.map(url => new Option(url, url)));
-  }
-}
 
 export function chosenServer() {
   return byId("server-choice").hidden ? "" : byId("server").value;
@@ -30,7 +19,26 @@ export function isOnOllama(name) {
 }
 
 // Any of them, and our own models, may be the base of an adapter.
-export function offerBases(ownModels) {
+function offerBases() {
   const bases = [...new Set([...ownModels, ...namesOnOllama()])].sort();
   byId("bases").replaceChildren(...bases.map(name => new Option(name)));
 }
+
+function offerServers() {
+  const urls = servers.map(server => server.url);
+  byId("server-choice").hidden = urls.length < 2;
+  const [all, ...known] = byId("server").options;
+  if (known.map(option => option.value).join() !== urls.join()) {
+    byId("server").replaceChildren(all, ...urls.map(url => new Option(url, url)));
+  }
+}
+
+on("servers", found => {
+  servers = found;
+  offerServers();
+  offerBases();
+});
+on("models", models => {
+  ownModels = models.map(facts => facts.model);
+  offerBases();
+});

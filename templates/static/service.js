@@ -1,15 +1,6 @@
 // Requests to the service. The API key, where it wants one, stays in this tab.
 
-import { byId } from "./words.js";
-
-// Shows a dialog; resolves to whether it was confirmed.
-export function confirmed(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise(resolve => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
-}
+import { byId, confirmed } from "./dom.js";
 
 export function hasKey() {
   return sessionStorage.getItem("key") !== null;
@@ -22,7 +13,7 @@ export async function askForKey() {
   return given;
 }
 
-function keyHeader() {
+export function keyHeader() {
   return hasKey() ? { "X-API-Key": sessionStorage.getItem("key") } : {};
 }
 

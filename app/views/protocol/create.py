@@ -23,7 +23,7 @@ from app.views.answers import JSON_BYTES, service
 from app.views.protocol import go_json
 from app.views.protocol.answers import BARE_JSON, NDJSON, encoded, json_answer, refusal, sentence
 from app.views.protocol.progress import Progress
-from app.views.stream import HEARTBEAT_SECONDS, _client_is_there, logged
+from app.views.stream import HEARTBEAT_SECONDS, client_is_there, logged
 
 SUCCESS = {"status": "success"}
 Lines = Generator[dict[str, Any], None, None]
@@ -87,7 +87,7 @@ def _lines(task: Task, steps: Steps[None]) -> Lines:
         ending.callback(steps.close)
         try:
             for step in steps:
-                if not _client_is_there():
+                if not client_is_there():
                     raise ClientLeft
                 line = progress.line(step) if step is not None else None
                 if line is None:

@@ -1,9 +1,11 @@
-// A task of the service: its bars, its lines, and how it ended.
+// The task that runs from here: its bars, its lines, and how it ended. And the recent ones.
 
+import { offerTrial } from "./chat.js";
+import { byId, made, memory } from "./dom.js";
+import { on, refresh } from "./feed.js";
 import { chosenServer } from "./ollama.js";
 import { askForKey, open } from "./service.js";
-import { offerTrial } from "./trial.js";
-import { byId, inMinutes, inUnits, linesOf, texts } from "./words.js";
+import { _, inMinutes, inUnits, language, linesOf } from "./text.js";
 
 const PHASES = ["upload", "extract", "push", "create"];
 const PHASE_OF = [
@@ -11,6 +13,11 @@ const PHASE_OF = [
   [/^Start(ed to)? create|^Pushing|^Hashing|^Merging|^Converting/, "push"],
   [/^Start structure|^Ollama:|^Verif/, "create"],
 ];
+const STATES = {
+  running: _("running"), succeeded: _("succeeded"), failed: _("failed"), stopped: _("stopped"),
+};
+const SHOWN_TASKS = 10;
+const hasChanged = memory();
 let running = null;
 let phase = "";
 let shown = 0;  // of the answer, in characters
@@ -52,7 +59,7 @@ function showUpload(event, started) {
   byId("upload-figures").textContent = [
     left ? `${inUnits(event.loaded)} / ${inUnits(event.total)}` : inUnits(event.total),
     `${inUnits(rate)}/s`,
-    left ? `${inMinutes(left / rate)} ${texts.left}` : "✓",
+    left ? _("%(time)s left", { time: inMinutes(left / rate) }) : "✓",
   ].join(" · ");
 }
 
@@ -67,16 +74,16 @@ function showFigures({ action, details }) {
 
 function finish(name) {
   complete(PHASES);
-  say(`${name} ${texts.done}`);
+  say(_("%(model)s is on Ollama. Chat with it:", { model: name }));
   byId("run").textContent = `ollama run ${name}`;
   byId("made").hidden = false;
   offerTrial(name);
 }
 
 function showLine({ status, message }) {
-  const { error, hint, model_name_on_ollama: made } = message.details;
+  const { error, hint, model_name_on_ollama: created } = message.details;
   if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
-  if (made) return finish(made);
+  if (created) return finish(created);
   const next = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
   if (next) enter(next);
   if (next) showFigures(message);
@@ -94,7 +101,7 @@ function reset(title, phases) {
   byId("task").hidden = false;
   byId("task-title").textContent = title;
   byId("made").hidden = true;
-  byId("copy").textContent = texts.copy_line;
+  byId("copy").textContent = _("Copy");
   byId("log").textContent = "";
   for (const id of PHASES) {
     byId(id).value = 0;
@@ -115,7 +122,7 @@ function setRunning(request) {
 
 // Runs one task at a time: a form's or a JSON object's way to `path`.
 export function run(method, path, body, title, phases) {
-  if (running) return say(texts.one_at_a_time);
+  if (running) return say(_("A task is running: wait for its end, or cancel it."));
   const isForm = body instanceof FormData;
   const server = chosenServer();
   const query = server ? `&server=${encodeURIComponent(server)}` : "";
@@ -126,11 +133,13 @@ export function run(method, path, body, title, phases) {
   request.upload.onprogress = event => isForm && showUpload(event, started);
   request.onprogress = () => showLines(request.responseText);
   request.onload = () => showLines(request.responseText);
-  request.onerror = () => fail(texts.lost);
-  request.onabort = () => say(CREATE_PHASES.includes(phase) ? texts.cancelled_kept : texts.cancelled);
+  request.onerror = () => fail(_("The connection was lost."));
+  request.onabort = () => say(CREATE_PHASES.includes(phase)
+    ? _("Cancelled. The model is kept here and can be created later.")
+    : _("Cancelled. Nothing was kept."));
   request.onloadend = async () => {
     setRunning(null);
-    document.dispatchEvent(new Event("task-ended"));
+    refresh();
     if (request.status === 401 && await askForKey()) run(method, path, body, title, phases);
   };
   if (!isForm) request.setRequestHeader("Content-Type", "application/json");
@@ -138,13 +147,32 @@ export function run(method, path, body, title, phases) {
   byId("task").scrollIntoView({ block: "nearest" });
 }
 
+function taskItem({ started, model, action, state, progress_ratio: ratio }) {
+  const item = made("li", { className: "d-flex flex-wrap gap-2 py-1" },
+    made("time", { dateTime: started, className: "text-body-secondary num" },
+      new Date(started).toLocaleTimeString(language)),
+    made("span", { className: "name" }, model ?? ""),
+    made("span", { className: state === "failed" ? "text-danger" : "" },
+      `${STATES[state]}: ${action ?? _("Upload")}`));
+  if (state === "running") item.append(made("progress", { value: ratio }));
+  return item;
+}
+
+function showTasks(tasks) {
+  if (!hasChanged(tasks)) return;
+  byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
+  byId("no-tasks").hidden = tasks.length > 0;
+}
+
 // Works on pages without TLS too, where there is no navigator.clipboard.
 function copy() {
   getSelection().selectAllChildren(byId("run"));
   document.execCommand("copy");
-  byId("copy").textContent = texts.copied;
+  byId("copy").textContent = _("Copied");
 }
 
 byId("cancel").addEventListener("click", () => running.abort());
 byId("copy").addEventListener("click", copy);
 addEventListener("beforeunload", event => running && event.preventDefault());
+on("open", state => byId("recent").hidden = state !== "yes");
+on("tasks", showTasks);

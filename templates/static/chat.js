@@ -1,13 +1,15 @@
 // One prompt to a model on Ollama; its answer appears as it comes.
 
+import { byId } from "./dom.js";
 import { askJson } from "./service.js";
-import { byId, texts } from "./words.js";
+import { _ } from "./text.js";
 
 let model = "";
 let stop = null;
 
 function clear() {
-  byId("answer").textContent = byId("thinking").textContent = byId("answer").className = "";
+  byId("answer").textContent = byId("thinking").textContent = "";
+  byId("answer").classList.remove("text-danger");
 }
 
 export function offerTrial(name) {
@@ -21,7 +23,7 @@ export function offerTrial(name) {
 function show({ response = "", thinking = "", error = "" }) {
   byId("thinking").textContent += thinking;
   byId("answer").textContent += response + error;
-  if (error) byId("answer").className = "error";
+  if (error) byId("answer").classList.add("text-danger");
 }
 
 async function read(stream) {
@@ -51,7 +53,7 @@ byId("question").addEventListener("submit", async event => {
   try {
     await generate();
   } catch (error) {
-    if (error.name !== "AbortError") show({ error: texts.lost });
+    if (error.name !== "AbortError") show({ error: _("The connection was lost.") });
   } finally {
     byId("stop").disabled = true;
   }

@@ -1,0 +1,186 @@
+"""`model-handler gc` and what it stands on: what isn't needed goes, and nothing else."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+from app.commands import main
+from app.service.conversion import METHOD
+from app.storage.directory import Storage
+from app.storage.garbage import Garbage, collect
+from tests.conftest import Zips, litter
+from tests.serving import Served
+
+SIZE = 2**20
+
+
+def gc(models_dir: Path, *options: str, **environ: str) -> str:
+    environ = {"MODEL_HANDLER_MODELS_DIR": str(models_dir), **environ}
+    done = CliRunner().invoke(main, ["gc", *options], env=environ, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def leave_staging(storage: Storage) -> Path:
+    return leave(storage.state_folder / "staging" / "killed" / "entry-0")
+
+
+def leave_removed(storage: Storage) -> Path:
+    return leave(storage.state_folder / "removed" / "one" / "base.gguf")
+
+
+def leave_upload(storage: Storage) -> Path:
+    uploads = Storage(storage.folder, upload_lifetime=-1).uploads
+    return leave(storage.state_folder / "uploads" / uploads.create(100, {}).id / "entry-0")
+
+
+def leave_earlier(storage: Storage) -> Path:
+    return leave(storage.folder / "model" / ".merged" / "merged.gguf")
+
+
+def leave_half_kept(storage: Storage) -> Path:
+    """As a move from another filesystem does that is killed."""
+    return leave(storage.folder / "model" / ".model-handler" / "kept" / ".new-abc")
+
+
+def leave(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(SIZE))
+    return path
+
+
+def keep(storage: Storage, *inputs: Path, method: int = METHOD) -> Path:
+    """A result of those inputs, kept with the model `model`."""
+    result = leave(storage.folder / "result")
+    return storage.model("model").keep(result, "key.gguf", {"sha256": "0"}, inputs, method)
+
+
+@pytest.fixture
+def storage(models_dir: Path) -> Storage:
+    storage = Storage(models_dir)
+    storage.prepare()
+    for name in ("model", "other"):
+        leave(models_dir / name / "base.gguf")
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (leave_staging, "What a task that was killed has left"),
+        (leave_removed, "What was removed while it was read"),
+        (leave_upload, "Partial upload"),
+        (leave_earlier, "of an earlier version"),
+        (leave_half_kept, "not whole"),
+    ],
+)
+def test_what_was_left_goes_and_the_models_stay(
+    storage: Storage, left: Callable[[Storage], Path], said: str
+) -> None:
+    path = left(storage)
+    dry = gc(storage.folder, "--dry-run")
+    assert said in dry
+    assert re.search(r"Would free 1\.[01] MB\.", dry)
+    assert path.exists()
+    assert re.search(r"Freed 1\.[01] MB\.", gc(storage.folder))
+    assert not path.exists()
+    assert gc(storage.folder) == "Freed 0 bytes.\n"
+    assert storage.names() == ["model", "other"]
+
+
+def change(path: Path) -> None:
+    path.write_bytes(b"another")
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (change, "base.gguf has changed"),
+        (touch, "base.gguf has changed"),
+        (os.unlink, "base.gguf has gone"),
+        (lambda path: shutil.rmtree(path.parent), "base.gguf has gone"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_kept_result_goes_once_what_it_was_made_of_does(
+    storage: Storage, happens: Callable[[Path], None], said: str, linked: bool, tmp_path: Path
+) -> None:
+    if linked:  # a model that lies elsewhere
+        shutil.move(storage.folder / "model", tmp_path / "elsewhere")
+        (storage.folder / "model").symlink_to(tmp_path / "elsewhere")
+    base = storage.folder / "other" / "base.gguf"
+    kept = keep(storage, storage.folder / "model" / "base.gguf", base)
+    assert gc(storage.folder) == "Freed 0 bytes.\n"
+    assert storage.model("model").kept(kept.name) == (kept, {"sha256": "0"})
+    happens(base)
+    output = gc(storage.folder)
+    assert f"Kept result of model 'model': {said}" in output
+    assert "Freed 1.0 MB." in output
+    assert list(kept.parent.iterdir()) == []
+
+
+def test_a_kept_result_of_an_earlier_method_goes(storage: Storage) -> None:
+    kept = keep(storage, method=METHOD - 1)
+    assert [garbage.size for garbage in collect(storage, METHOD)] == [SIZE]
+    assert not kept.exists()
+
+
+def test_what_tasks_hold_stays(storage: Storage) -> None:
+    kept = keep(storage, method=METHOD - 1)
+    upload = storage.uploads.create(100, {})
+    with storage.hold("model", "a-task"), storage.staging("another") as staging:
+        file = leave(staging.folder / "entry-0")
+        [held] = collect(storage, METHOD)
+        assert held == Garbage(
+            "Kept result of model 'model': Task a-task is working on model 'model'.", 0
+        )
+        assert "stays" in gc(storage.folder)
+        assert file.exists()
+    assert kept.exists()
+    assert storage.uploads.get(upload.id)
+
+
+def test_a_model_that_is_read_while_it_is_removed_stays_until_then(storage: Storage) -> None:
+    with storage.opened("other") as files:
+        storage.remove("other")
+        assert gc(storage.folder) == "Freed 0 bytes.\n"
+        with files[0].open() as file:
+            assert file.read(1) == b"\0"
+
+
+@pytest.mark.parametrize("ollama_version", ["0.34.1"])
+def test_gc_beside_a_running_service(
+    served: Served, models_dir: Path, zips: Zips, new_name: str
+) -> None:
+    """A merge that a deploy has kept: found again while nothing changed, and made anew after gc."""
+    with zips.both.open("rb") as body:
+        url = f"{served.url}/models/deploy/tiny_lora.zip"
+        requests.put(url, params={"model_name_on_ollama": new_name}, data=body, timeout=60)
+    [kept] = (models_dir / "tiny_lora").rglob("kept/*.gguf")
+    assert gc(models_dir) == "Freed 0 bytes.\n"
+    os.utime(models_dir / "tiny_lora" / "base.gguf", ns=(1, 1))
+    assert "base.gguf has changed" in gc(models_dir)
+    assert not kept.exists()
+    fields = {"model": "tiny_lora", "model_name_on_ollama": new_name}
+    made = requests.post(f"{served.url}/models/create/", json=fields, timeout=60)
+    assert '"Success create model"' in made.text
+    assert kept.exists()
+    assert not litter(models_dir)
+
+
+def test_without_a_models_directory_it_says_so(tmp_path: Path) -> None:
+    environ = {"MODEL_HANDLER_MODELS_DIR": str(tmp_path / "nowhere")}
+    done = CliRunner().invoke(main, ["gc"], env=environ)
+    assert done.exit_code == 2
+    assert "nowhere isn't there." in done.output
+    assert not (tmp_path / "nowhere").exists()
