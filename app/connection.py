@@ -23,7 +23,8 @@ class Connection(socket.socket):
     """A connection, taken over from `accepted`.
 
     A request's body must be there `request_seconds` after `begin`, unless `expect_upload` was
-    called. The client may leave what it is sent unread for `unread_seconds`.
+    called. The client may leave what it is sent unread for `unread_seconds`. `unread_since` is when
+    (monotonic) whoever sends began to wait for it.
     """
 
     def __init__(
@@ -33,7 +34,13 @@ class Connection(socket.socket):
         self._request_seconds = request_seconds
         self._unread_seconds = unread_seconds
         self._backlog: bytearray | None = None
+        self.unread_since: float | None = None
         self.begin()
+
+    @property
+    def backlog_bytes(self) -> int:
+        """How much is kept that the client hasn't read."""
+        return len(self._backlog or b"")
 
     def begin(self, *, keeps_backlog: bool = False, is_late: bool = False) -> None:
         """A request begins. Where it `keeps_backlog`, what the client doesn't read at once, up to
@@ -90,10 +97,12 @@ class Connection(socket.socket):
         self.settimeout(self._unread_seconds)
         try:
             while left:
+                self.unread_since = time.monotonic()
                 left = left[self.send(left, flags) :]
         except TimeoutError:
             raise Unread from None
         finally:
+            self.unread_since = None
             self.settimeout(None)
 
     def flush(self) -> bool:

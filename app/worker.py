@@ -6,34 +6,41 @@ each request's head, and its body where that is small, before a thread is asked;
 reads, work, and bodies still under way have threads of their own.
 """
 
-import json
 import os
-import re
 import resource
 import selectors
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.connection import TOO_SLOW, BodyReader, Connection, TooSlow
+from app.refusals import GunicornAnswer, refusal
+from app.threads import (
+    BODIES,
+    BODY_BYTES,
+    DOWNLOADS,
+    HEALTH,
+    LISTS,
+    OLLAMA,
+    WORK,
+    Threads,
+    threads_for,
+)
 
 HEAD_BYTES = 64 * 2**10
-BODY_BYTES = 64 * 2**10
 DISCARDED_BYTES = 16 * 2**20
+SHOWN_CHARACTERS = 200
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 0.2
 LOOK_SECONDS = 0.5
-HEALTH, LISTS, WORK, BODIES = "health", "lists", "work", "bodies"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.I)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.I)
-_READS = re.compile(rb"(?:GET|HEAD|OPTIONS) ([^ ?]*)")
+MAKE_ROOM_SECONDS = 2.0
+BACKLOGS_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -45,42 +52,6 @@ class Bounds:
 
 
 bounds = Bounds()
-
-
-def pool_for(request: bytes | bytearray) -> str | None:
-    """Which threads are to serve the request that these bytes begin, or None while it is to be
-    waited for: a whole head, and a whole body where that is small."""
-    end = request.find(b"\r\n\r\n") + 4
-    if end < 4:
-        return None
-    head = bytes(request[:end])
-    length = _LENGTH.search(head)
-    if _CHUNKED.search(head):
-        return BODIES
-    if length:
-        size = int(length[1])
-        if size > BODY_BYTES:
-            return BODIES
-        if len(request) < end + size:
-            return BODIES if b"100-continue" in head.lower() else None
-    reads = _READS.match(head)
-    if reads is None or reads[1].endswith(b"/download"):
-        return WORK
-    return HEALTH if reads[1] == b"/healthz" else LISTS
-
-
-def refusal(status: int, reason: str, sentence: str) -> bytes:
-    """The whole answer to a request that never came to be one, in the contract's shape."""
-    message = {
-        "action": "Failed request.",
-        "task_uuid": str(uuid4()),
-        "progress_ratio": 0,
-        "details": {"error": sentence},
-    }
-    body = json.dumps({"status": status, "message": message}) + "\n"
-    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
-    typed = f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
-    return (head + typed + body).encode()
 
 
 class Client(TConn):  # type: ignore[misc]
@@ -113,11 +84,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.alive: bool
         self._watched: dict[Client, None] = {}
         self._looked_at = 0.0
+        self._downloading: set[Client] = set()
         self._pools = {
-            HEALTH: ThreadPoolExecutor(2, HEALTH),
-            LISTS: ThreadPoolExecutor(8, LISTS),
-            WORK: ThreadPoolExecutor(self.cfg.threads, WORK),
-            BODIES: ThreadPoolExecutor(self.cfg.threads, BODIES),
+            HEALTH: Threads(2, HEALTH),
+            LISTS: Threads(8, LISTS, newest_first=True),
+            OLLAMA: Threads(8, OLLAMA, newest_first=True),
+            DOWNLOADS: Threads(self.cfg.threads, DOWNLOADS, newest_first=True),
+            WORK: Threads(self.cfg.threads, WORK),
+            BODIES: Threads(self.cfg.threads, BODIES),
         }
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = most_files if 0 < most_files < 65_536 else 65_536
@@ -126,7 +100,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        return self._pools[WORK]
+        return self._pools[WORK].pool
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
@@ -149,11 +123,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._watch(client, self._gather, bounds.request_seconds)
 
     def enqueue_req(self, conn: Client, pool: str = WORK, *, is_late: bool = False) -> None:
-        conn.sock.begin(keeps_backlog=pool in (HEALTH, LISTS), is_late=is_late)
-        future = self._pools[pool].submit(self.handle, conn)
-        future.add_done_callback(
-            lambda done: self.method_queue.defer(self.finish_request, conn, done)
-        )
+        conn.sock.begin(keeps_backlog=pool in (HEALTH, LISTS, OLLAMA), is_late=is_late)
+        self._pools[pool].submit(lambda: self._serve(conn, pool))
+
+    def _serve(self, conn: Client, pool: str) -> None:
+        keeps_alive = False
+        if pool == DOWNLOADS:
+            self._downloading.add(conn)
+        try:
+            keeps_alive = self.handle(conn)
+        finally:
+            self._downloading.discard(conn)
+            self.method_queue.defer(self.finish_request, conn, keeps_alive)
 
     def handle(self, conn: Client) -> bool:
         """Serve one request, in a thread; whether the connection can be used for another."""
@@ -164,19 +145,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return bool(super().handle(conn))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what isn't HTTP, or isn't taken, in the contract's shape."""
         if isinstance(exc, TooSlow):
             client.sendall(refusal(408, "Request Timeout", TOO_SLOW))
+            return
+        own = GunicornAnswer()
+        super().handle_error(req, own, addr, exc)
+        if own.status == 500:
+            sentence = "The service failed unexpectedly; its log says why."
         else:
-            super().handle_error(req, client, addr, exc)
+            sentence = f"The request isn't well-formed HTTP: {str(exc)[:SHOWN_CHARACTERS]}"
+        client.sendall(refusal(own.status, own.reason, sentence))
 
     def _keepalive_after(self, conn: Client, keepalive: bool) -> bool:
         deadline = time.monotonic() + DRAIN_SECONDS
         return keepalive and bool(conn.parser.finish_body(deadline=deadline))
 
-    def finish_request(self, conn: Client, fs: "Future[bool]") -> None:
+    def finish_request(self, conn: Client, keeps_alive: bool) -> None:
         """Go on with a connection once its thread has done with it; on the loop."""
-        conn.keeps_alive = not fs.cancelled() and fs.exception() is None and fs.result()
+        conn.keeps_alive = keeps_alive
         conn.sock.setblocking(False)
+        self._bound_backlogs(conn.sock.backlog_bytes)
         self._watch(conn, self._flush, bounds.unread_seconds, selectors.EVENT_WRITE)
 
     def murder_pending(self) -> None:
@@ -193,6 +182,30 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._refuse(client, 408, "Request Timeout", TOO_SLOW)
             else:
                 self._drop(client)
+
+        if self._pools[DOWNLOADS].is_awaited:
+            self._end_unread_downloads(now)
+
+    def _end_unread_downloads(self, now: float) -> None:
+        """End those that nobody has read from lately: others wait for their threads."""
+        for client in tuple(self._downloading):
+            since = client.sock.unread_since
+            if since is not None and now - since > MAKE_ROOM_SECONDS:
+                with suppress(OSError):
+                    client.sock.shutdown(socket.SHUT_RDWR)
+
+    def _bound_backlogs(self, added: int) -> None:
+        """Drop clients that have left their answers unread the longest, where all that is kept for
+        such exceeds BACKLOGS_BYTES."""
+        if not added:
+            return
+        unread = [client for client in self._watched if client.sock.backlog_bytes]
+        kept = added + sum(client.sock.backlog_bytes for client in unread)
+        for client in unread:
+            if kept <= BACKLOGS_BYTES:
+                return
+            kept -= client.sock.backlog_bytes
+            self._drop(client)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """End soon the connections on which nothing is asked, where the worker stops."""
@@ -229,7 +242,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if piece and not client.gathered:
             client.deadline = time.monotonic() + bounds.request_seconds
         client.gathered += piece
-        pool = pool_for(client.gathered)
+        pool = threads_for(client.gathered)
         if pool is None and not piece and b"\r\n\r\n" in client.gathered:
             pool = WORK  # Cut off within its body: it is answered as such.
         if pool is not None:
@@ -251,7 +264,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._end(client)
             return
         client.gathered += client.parser.unreader.take_buffered()
-        pool = pool_for(client.gathered)
+        pool = threads_for(client.gathered)
         if pool is not None:
             self.enqueue_req(client, pool)
         else:

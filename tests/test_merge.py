@@ -113,8 +113,12 @@ def test_a_type_without_an_encoder_becomes_q8_0(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "llama")
     for tensor in gguf.GGUFReader(base).tensors:
         if tensor.name == "blk.0.attn_q.weight":
-            importance = np.ones(WIDTH, np.float32)
-            packed = libgguf.quantize_rows(np.array(tensor.data), Type.IQ2_XS, importance)
+            block, size = gguf.GGML_QUANT_SIZES[Type.IQ2_XS]
+            packed = np.random.default_rng(0).integers(
+                0, 256, (WIDTH, WIDTH // block, size), np.uint8
+            )
+            packed[..., :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+            packed = packed.reshape(WIDTH, -1)
             writer.add_tensor(tensor.name, packed, raw_dtype=Type.IQ2_XS)
         else:
             writer.add_tensor(tensor.name, np.array(tensor.data))

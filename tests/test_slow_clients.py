@@ -1,5 +1,6 @@
 """Slow clients of every kind, twenty times as many as there are threads: others don't wait."""
 
+import json
 import os
 import signal
 import socket
@@ -7,7 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import psutil
@@ -15,7 +19,8 @@ import pytest
 import requests
 
 from app.connection import Connection, TooSlow, Unread
-from app.worker import BODIES, HEALTH, LISTS, WORK, pool_for
+from app.threads import BODIES, DOWNLOADS, HEALTH, LISTS, OLLAMA, WORK, Threads, threads_for
+from app.worker import Worker
 from tests.serving import Served, serve
 from tests.slow_clients import KINDS, slow_clients
 
@@ -48,6 +53,82 @@ def test_others_are_answered_meanwhile(beset: Served, kind: str) -> None:
             started = time.monotonic()
             assert requests.get(beset.url + path, timeout=10).status_code == 200
             assert time.monotonic() - started < 3
+
+
+def test_a_download_begins_while_others_leave_theirs_unread(tmp_path: Path) -> None:
+    """However long those may: they make room for who reads."""
+    (tmp_path / "models" / "large").mkdir(parents=True)
+    with (tmp_path / "models" / "large" / "model.gguf").open("wb") as file:
+        file.truncate(20_000_000)
+    settings = {"MODEL_HANDLER_THREADS": "2", "MODEL_HANDLER_UNREAD_TIMEOUT": "60"}
+    with (
+        serve(tmp_path / "models", "127.0.0.1:9", settings) as served,
+        slow_clients(served.url, "an unread download", 12),
+    ):
+        started = time.monotonic()
+        body = {"model": "other", "model_name_on_ollama": "other"}
+        refused = requests.post(f"{served.url}/models/create/", json=body, timeout=10)
+        assert refused.status_code == 404
+        downloaded = requests.get(f"{served.url}/models/large/download", timeout=20)
+        assert len(downloaded.content) > 20_000_000
+        assert time.monotonic() - started < 15
+
+
+def test_what_is_kept_for_those_who_do_not_read_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that have waited longest go."""
+    monkeypatch.setattr("app.worker.BACKLOGS_BYTES", 2_500_000)
+    worker = Worker.__new__(Worker)
+    dropped: list[Any] = []
+    monkeypatch.setattr(worker, "_drop", dropped.append, raising=False)
+    waiting: list[Any] = [Mock(**{"sock.backlog_bytes": size}) for size in (0, 10**6)]
+    worker._watched = dict.fromkeys(waiting)
+    worker._bound_backlogs(10**6)
+    assert not dropped
+    worker._bound_backlogs(2 * 10**6)
+    assert dropped == waiting[1:]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_in_which_order_those_who_wait_are_served(newest_first: bool) -> None:
+    threads, order, gate = Threads(1, "one", newest_first=newest_first), [], threading.Event()
+    threads.submit(lambda: (gate.wait(10), None)[1])
+    for number in range(3):
+        threads.submit(partial(order.append, number))
+    assert threads.is_awaited
+    gate.set()
+    threads.pool.shutdown()
+    assert order == ([2, 1, 0] if newest_first else [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET\r\n\r\n", 400),
+        (b"GET /\xff\x00<b> HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 200_000 + b"\r\n\r\n", 431),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: br, chunked\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, bytes) else value,
+)
+def test_what_is_not_http_is_answered_in_the_contract_s_shape(
+    beset: Served, request_: bytes, status: int
+) -> None:
+    host = urlsplit(beset.url)
+    with socket.create_connection((host.hostname or "", host.port or 0)) as client:
+        client.sendall(request_)
+        head, _, body = answer(client).partition(b"\r\n\r\n")
+    said = json.loads(body)
+    assert int(head.split()[1]) == said["status"] == status, said
+    assert said["message"]["details"]["error"]
 
 
 def answer(client: socket.socket) -> bytes:
@@ -110,7 +191,9 @@ def test_a_worker_whose_master_was_killed_frees_its_port(tmp_path: Path) -> None
         ("GET /models/ HTTP/1.1\r\nHost: x\r\n", None),
         ("GET /models/ HTTP/1.1\r\nHost: x\r\n\r\n", LISTS),
         ("GET /healthz?x=1 HTTP/1.1\r\n\r\n", HEALTH),
-        ("GET /models/a/download HTTP/1.1\r\n\r\n", WORK),
+        ("GET /models/a/download HTTP/1.1\r\n\r\n", DOWNLOADS),
+        ("GET /ollama/?server=x HTTP/1.1\r\n\r\n", OLLAMA),
+        ("GET /readyz HTTP/1.1\r\n\r\n", OLLAMA),
         ("DELETE /models/ HTTP/1.1\r\nContent-Length: 3\r\n\r\n{}", None),
         ("DELETE /models/ HTTP/1.1\r\ncontent-length:3\r\n\r\n{} ", WORK),
         ("POST /models/upload/ HTTP/1.1\r\nContent-Length: 70000\r\n\r\n", BODIES),
@@ -119,7 +202,7 @@ def test_a_worker_whose_master_was_killed_frees_its_port(tmp_path: Path) -> None
     ],
 )
 def test_which_threads_serve_a_request(request_: str, pool: str | None) -> None:
-    assert pool_for(request_.encode()) == pool
+    assert threads_for(request_.encode()) == pool
 
 
 @pytest.fixture

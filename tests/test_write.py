@@ -5,7 +5,6 @@ import struct
 from pathlib import Path
 
 import gguf
-import libgguf
 import numpy as np
 import pytest
 
@@ -30,9 +29,8 @@ from app.weights.write import size_of, write_gguf
 from tests.gguf_files import write_base
 
 RANDOM = np.random.default_rng(0)
-WITH_REFERENCE = [
-    number for number in TENSOR_TYPES if number not in (9, 15, *range(24, 30), 40, 41)
-]
+WITHOUT_REFERENCE = (9, 15, *range(24, 29), 41)  # Q8_1, Q8_K, integers and F64, Q1_0
+WITH_REFERENCE = [number for number in TENSOR_TYPES if number not in WITHOUT_REFERENCE]
 
 
 def matrix(rows: int, columns: int) -> Floats:
@@ -51,17 +49,16 @@ def test_what_is_unchanged_is_written_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", WITH_REFERENCE, ids=lambda number: TENSOR_TYPES[number].name)
 def test_decoding_is_the_reference_s(number: int) -> None:
-    kind = TENSOR_TYPES[number]
-    importance = np.ones(512, np.float32)
-    rows = matrix(4, 512)
+    """Of any bytes: each code of each type is among them."""
+    packed = RANDOM.integers(0, 256, (64, quants.row_bytes(number, 512)), np.uint8)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType(number))
+    finite = np.isfinite(expected).all(axis=1)
     if number in quants.FLOATS:
-        packed = gguf.quants.quantize(rows, gguf.GGMLQuantizationType(number)).view(np.uint8)
-    elif kind.name.startswith("TQ") or kind.name == "MXFP4":
-        packed = gguf.quants.quantize(rows, gguf.GGMLQuantizationType(number))
-    else:
-        packed = libgguf.quantize_rows(rows, number, importance)
-    expected = gguf.quants.dequantize(packed.reshape(4, -1), gguf.GGMLQuantizationType(number))
-    np.testing.assert_allclose(quants.decode(number, packed.tobytes(), 512), expected, 1e-6, 1e-7)
+        finite, expected = np.full(64, True), np.nan_to_num(expected)
+    assert finite.sum() > 10
+    decoded = quants.decode(number, packed[finite].tobytes(), 512)
+    np.testing.assert_allclose(np.nan_to_num(decoded), expected[finite], 1e-6, 1e-7)
 
 
 @pytest.mark.parametrize(
