@@ -200,7 +200,7 @@ class Storage:
         with gone, locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for folder in self._staging.iterdir():
                 with gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    self._put_back(folder / "replaced")
+                    self.put_back(folder)
                     self._take_away(folder)
         self._empty_removed()
 
@@ -310,8 +310,10 @@ class Storage:
             with suppress(BlockingIOError), locked(taken, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 remove_all(taken)
 
-    def _put_back(self, replaced: Path) -> None:
-        """Undo a replacement without exchange that was killed between its two renames."""
+    def put_back(self, staged_in: Path) -> None:
+        """Undo a replacement without exchange, of a model that was staged in that folder, which was
+        killed between its two renames."""
+        replaced = staged_in / "replaced"
         for folder in replaced.iterdir() if replaced.is_dir() else ():
             if not os.path.lexists(self.folder / folder.name):
                 os.rename(folder, self.folder / folder.name)

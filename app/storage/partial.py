@@ -23,6 +23,7 @@ from uuid import uuid4
 from app.archive.arrival import Arrival
 from app.archive.intake import OnFile
 from app.archive.journal import NAME as JOURNAL
+from app.archive.limits import ArchiveError
 from app.storage.disk import locked, sync, write_whole
 from app.storage.failures import (
     ChecksumMismatch,
@@ -176,8 +177,9 @@ class PartialUploads:
     def whole(self, upload_id: str, task: str) -> Iterator[Staging]:
         """The staging folder of an upload that has arrived whole, to do with what is done with any.
 
-        The upload is gone once it was published, and else as it was. Raises NoSuchUpload,
-        UploadLocked and UploadUnfinished.
+        The upload is gone once it was published, and else as it was, also where the process is
+        killed. Raises NoSuchUpload, UploadLocked and UploadUnfinished; ArchiveError for one that is
+        of no use, which is removed.
         """
         with self._held(upload_id) as upload, ExitStack() as held:
             if not upload.is_whole:
@@ -187,17 +189,33 @@ class PartialUploads:
                 )
             folder = self._path(upload_id)
             self._close(upload_id)
-            arrival = self._begin(upload, folder, None)
+            self._undo_replacement(folder)
+            arrival = self._whole_arrival(upload, folder)
             held.callback(arrival.close)
-            arrival.finish()
             staging = Staging(self._storage, task, folder, held, arrival, upload.filename)
             try:
                 yield staging
+            except NoSuchUpload:
+                self._remove(upload_id)
+                raise
             finally:
                 if staging.is_published:
                     self._remove(upload_id)
                 else:
                     staging.take_back()
+
+    def _whole_arrival(self, upload: PartialUpload, folder: Path) -> Arrival:
+        try:
+            arrival = self._begin(upload, folder, None)
+            try:
+                arrival.finish()
+            except BaseException:
+                arrival.close()
+                raise
+            return arrival
+        except ArchiveError:
+            self._remove(upload.id)
+            raise
 
     def close(self) -> None:
         """Close what is kept open between requests; the uploads go on from the disk."""
@@ -221,7 +239,12 @@ class PartialUploads:
         return [self._path(upload_id) for upload_id in self._ids() if self._is_over(upload_id)]
 
     def sweep(self) -> None:
-        """Remove what has expired."""
+        """Remove what has expired, and give back what killed tasks had taken away."""
+        for upload_id in self._ids():
+            folder = self._path(upload_id)
+            if (folder / "replaced").exists():
+                with suppress(NoSuchUpload, UploadLocked), self._lock_of(upload_id):
+                    self._undo_replacement(folder)
         for folder in self.expired():
             with suppress(NoSuchUpload, UploadLocked), self._lock_of(folder.name):
                 if self._is_over(folder.name):
@@ -323,6 +346,10 @@ class PartialUploads:
             arrival = self._arrivals.pop(upload_id, None)
         if arrival is not None:
             arrival.close()
+
+    def _undo_replacement(self, folder: Path) -> None:
+        self._storage.put_back(folder)
+        self._storage.discard(folder / "replaced")
 
     def _remove(self, upload_id: str) -> None:
         self._close(upload_id)
