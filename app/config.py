@@ -49,6 +49,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise ValueError("takes a whole number below 1000")
+    return int(text)
+
+
 def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -83,6 +89,12 @@ def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("takes 0 or 1")
     return text == "1"
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("takes text or json")
+    return text
 
 
 def _merge_choice(text: str) -> str:
@@ -148,6 +160,14 @@ SETTINGS = (
         " .example.org means all names below it too.",
     ),
     Setting(
+        "TRUSTED_PROXIES",
+        _number,
+        "0",
+        "How many proxies stand before the service: their X-Forwarded-For, -Proto, -Host and"
+        " -Prefix are believed. Each must set all four, and nobody may reach the service past"
+        " them.",
+    ),
+    Setting(
         "ALLOWED_ORIGINS",
         _texts,
         "",
@@ -198,6 +218,7 @@ SETTINGS = (
         "SILENCE_TIMEOUT", _count, "900", "Seconds that Ollama may stay silent within an answer."
     ),
     Setting("BIND", str, "127.0.0.1:8000", "The address and port that gunicorn listens on."),
+    Setting("LOG_FORMAT", _log_format, "text", "How the log's lines are written: text or json."),
     Setting("WORKERS", _count, "1", "gunicorn's worker processes."),
     Setting("THREADS", _count, "32", "Requests that one worker process serves at once."),
     Setting(

@@ -178,6 +178,7 @@ class Storage:
         try:
             yield Model(name, Path(f"/proc/self/fd/{descriptor}")).files()
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
             self._empty_removed()
 

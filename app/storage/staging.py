@@ -57,6 +57,7 @@ class Staging:
         self.filename = filename
         self.is_published = False
         self._keeps_upload = arrival is not None
+        self.model_name = ""
         self._model = folder / "model"
         self._storage = storage
         self._task = task
@@ -66,6 +67,7 @@ class Staging:
 
     def hold(self, name: str) -> None:
         """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
+        self.model_name = name
         self._held.enter_context(self._storage.hold(name, self._task))
 
     def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:

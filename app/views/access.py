@@ -20,7 +20,7 @@ CORS_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
     " Upload-Metadata, Upload-Checksum"
 )
-CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires"
+CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires, X-Task-UUID"
 CORS_SECONDS = 600
 
 

@@ -6,12 +6,13 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 
 from app.planning.options import BadRequest, options, text
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
 from app.storage.names import check_name, name_of_upload
+from app.storage.staging import Staging
 from app.views.answers import asked_server, json_answer, json_object, service
 from app.views.known import wanted_files
 from app.views.stream import fails_as, is_verbose, streamed
@@ -31,7 +32,9 @@ def list_models(task: Task) -> Steps[None]:
 @blueprint.delete("/")
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
-    yield from service().delete(task, text(json_object(), "model"))
+    name = text(json_object(), "model")
+    task.facts["model"] = name
+    yield from service().delete(task, name)
 
 
 @blueprint.post("/upload/")
@@ -47,24 +50,35 @@ def _received(task: Task) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
     names an upload which has arrived already, files that are stored here, or both."""
     storage = service().storage
     if request.mimetype != "application/json":
-        with storage.staging(task.uuid) as staging:
+        with storage.staging(task.uuid) as staging, _noted(task, staging):
             yield receive(storage, staging)
         return
     fields = json_object()
     known = wanted_files(fields, "known")
     if known and fields.get("upload") is None:
         name = check_name(text(fields, "name"))
-        with storage.staging(task.uuid) as staging:
+        with storage.staging(task.uuid) as staging, _noted(task, staging):
             staging.hold(name)
             staging.link_known(known)
             yield Upload(staging, name, name), fields
         return
-    with storage.uploads.whole(text(fields, "upload"), task.uuid) as staging:
+    task.facts["upload"] = text(fields, "upload")
+    with storage.uploads.whole(task.facts["upload"], task.uuid) as staging:
         filename = staging.filename
         upload = Upload(staging, filename, name_of_upload(filename))
-        staging.hold(upload.name)
-        staging.link_known(known)
-        yield upload, fields
+        with _noted(task, staging):
+            staging.hold(upload.name)
+            staging.link_known(known)
+            yield upload, fields
+
+
+@contextmanager
+def _noted(task: Task, staging: Staging) -> Iterator[None]:
+    """Note for the log which model the upload becomes, also where it fails."""
+    try:
+        yield
+    finally:
+        task.facts["model"] = staging.model_name
 
 
 @blueprint.post("/create/")
@@ -72,6 +86,7 @@ def _received(task: Task) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
 def create(task: Task) -> Steps[None]:
     fields = json_object()
     name, new_name = text(fields, "model"), text(fields, "model_name_on_ollama")
+    task.facts.update(model=name, model_name_on_ollama=new_name, server=_servers())
     yield from service().create(task, name, new_name, options(fields), asked_server())
 
 
@@ -83,10 +98,12 @@ def deploy(task: Task) -> Steps[None]:
 
 def deploy_form(task: Task) -> Steps[None]:
     """Deploy what the current request brings."""
+    task.facts["server"] = _servers()
     with task.failing_as(FAILED_CREATE):
         service().servers(asked_server())
     with _received(task) as (upload, fields):
         new_name = text(fields, "model_name_on_ollama")
+        task.facts["model_name_on_ollama"] = new_name
         yield from service().deploy(task, upload, new_name, options(fields), asked_server())
 
 
@@ -94,7 +111,7 @@ def deploy_form(task: Task) -> Steps[None]:
 @streamed(FAILED_UPLOAD)
 def upload_raw(task: Task, filename: str) -> Steps[None]:
     storage = service().storage
-    with storage.staging(task.uuid) as staging:
+    with storage.staging(task.uuid) as staging, _noted(task, staging):
         yield from service().upload(receive_raw(storage, staging, filename))
 
 
@@ -102,10 +119,11 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
     new_name, asked = text(request.args, "model_name_on_ollama"), options(request.args)
+    task.facts.update(model_name_on_ollama=new_name, server=_servers())
     with task.failing_as(FAILED_CREATE):
         service().servers(asked_server())
     storage = service().storage
-    with storage.staging(task.uuid) as staging:
+    with storage.staging(task.uuid) as staging, _noted(task, staging):
         upload = receive_raw(storage, staging, filename)
         yield from service().deploy(task, upload, new_name, asked, asked_server())
 
@@ -156,6 +174,10 @@ def download(name: str) -> Response:
         response.headers.set("Content-Disposition", "attachment", **_file_name(f"{name}.zip"))
         response.call_on_close(opened.pop_all().close)
     return response
+
+
+def _servers() -> str:
+    return asked_server() or ",".join(current_app.config["OLLAMA_HOST"])
 
 
 def _file_name(name: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.archive.headers import header_is_known
 from app.connection import Connection
-from app.metrics import RECEIVED_BYTES, phase
+from app.metrics import phase, received
 from app.planning.options import BadRequest
 from app.service.work import Upload
 from app.storage.directory import Storage
@@ -81,7 +81,7 @@ def _take(way: str, upload: Upload, pieces: Iterable[bytes]) -> None:
     with phase("receive"), receive() as arrival:
         for piece in pieces:
             arrival.write(piece)
-            RECEIVED_BYTES.labels(way).inc(len(piece))
+            received(way, len(piece))
 
 
 def _text(pieces: Iterable[bytes], most: int) -> str:

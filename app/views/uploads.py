@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, request, url_for
 from werkzeug.exceptions import PreconditionFailed, RequestEntityTooLarge, UnsupportedMediaType
 
 from app.archive.headers import header_is_known
-from app.metrics import RECEIVED_BYTES
+from app.metrics import received
 from app.planning.options import BadRequest
 from app.storage.names import name_of_upload
 from app.storage.partial import PartialUpload, PartialUploads
@@ -114,7 +114,7 @@ def _append(upload_id: str, at: int) -> PartialUpload:
 
 def _blocks() -> Iterator[bytes]:
     for block in iter(partial(request.stream.read, BLOCK), b""):
-        RECEIVED_BYTES.labels("resumable").inc(len(block))
+        received("resumable", len(block))
         yield block
 
 
