@@ -1,7 +1,8 @@
 """Settings: each declared once, read from the environment by the application factory."""
 
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,23 @@ from urllib.parse import urlsplit
 
 from app.ollama.address import ollama_url
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
+from app.planning.spelling import nearest
 
 PREFIX = "MODEL_HANDLER_"
 
 
+COMMANDS_OWN = ("MODEL_HANDLER_SERVER",)
+"""What only the command line's client reads."""
+
+_OF_ORCHESTRATORS = re.compile(
+    r"MODEL_HANDLER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+"""What Kubernetes tells every container of a Service `model-handler` or `model-handler-…`."""
+
+
 class SettingError(ValueError):
-    """A setting's text can't be used; the message names the variable and says what it takes."""
+    """A setting's text can't be used, or there is no such setting; the message names the variable
+    and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -233,12 +245,35 @@ SETTINGS = (
 def from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     """Every setting's value: from its variable in `environ`, else its default.
 
-    An empty variable counts as not set. Raises SettingError for a text that can't be read.
+    An empty variable counts as not set. Raises SettingError for a text that can't be read, and for
+    a variable that begins like ours and isn't one: what it was meant to say would be ignored.
     """
+    known = [*(setting.variable for setting in SETTINGS), *COMMANDS_OWN]
+    for variable, value in environ.items():
+        ours = variable.startswith(PREFIX) and variable not in known
+        if ours and not _is_of_orchestrator(variable, value):
+            raise _no_setting(variable, known)
     return {
         setting.name: _read(setting, environ.get(setting.variable) or setting.default)
         for setting in SETTINGS
     }
+
+
+def _is_of_orchestrator(variable: str, value: str) -> bool:
+    # A MODEL_HANDLER_PORT of a person's is a number, Kubernetes's is an address.
+    is_said = variable != f"{PREFIX}PORT" or "://" in value
+    return is_said and _OF_ORCHESTRATORS.fullmatch(variable) is not None
+
+
+def _no_setting(variable: str, known: Collection[str]) -> SettingError:
+    names = {name.removeprefix(PREFIX).lower(): name for name in known}
+    meant = nearest(variable.removeprefix(PREFIX), names)
+    hint = (
+        f"Did you mean {names[meant]}?"
+        if meant
+        else "Remove it; `model-handler settings` lists those that there are."
+    )
+    return SettingError(f"{variable} is no setting of the service. {hint}")
 
 
 def from_mapping(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,11 @@ from app.formats.tensor_types import QUANTIZATIONS
 MERGE_CHOICES = ("auto", "always", "never")
 SAID_BY_MODELFILE = ("system", "template", "modelfile_template", "parameters", "license")
 QUANTIZE_TYPES = QUANTIZATIONS
+FIELDS = (
+    *("from", *SAID_BY_MODELFILE, "modelfile", "quantize", "replace", "merge", "adapter_scale"),
+    *("projector", "verify"),
+)
+"""The names of the optional fields, as requests spell them."""
 
 
 class BadRequest(Exception):

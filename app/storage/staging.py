@@ -3,8 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from app.archive.intake import OnFile
 from app.archive.limits import ArchiveError
 from app.archive.names import Names, is_own
 from app.archive.reader import Archive, Entry
+from app.archive.several import SeveralFiles
 from app.archive.writing import write_all
 from app.progress import Report
 from app.storage.disk import sync
@@ -48,7 +49,7 @@ class Staging:
         task: str,
         folder: Path,
         held: ExitStack,
-        arrival: Arrival | None = None,
+        arrival: Arrival | SeveralFiles | None = None,
         filename: str = "",
     ) -> None:
         """`arrival` is that of an upload, called `filename`, which is here already, and stays as
@@ -64,18 +65,36 @@ class Staging:
         self._held = held
         self._arrival = arrival
         self._known: list[Entry] = []
+        self._name_held = ExitStack()
 
     def hold(self, name: str) -> None:
-        """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
-        self.model_name = name
-        self._held.enter_context(self._storage.hold(name, self._task))
+        """Hold the model `name` for as long as the staging folder lives, or until another is held
+        instead. Raises Busy."""
+        before, self.model_name = self.model_name, name
+        if name == before:
+            return
+        with ExitStack() as new:
+            new.enter_context(self._storage.hold(name, self._task))
+            self._name_held.close()
+            self._name_held = self._held.enter_context(new.pop_all())
 
     def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:
         """What takes the upload's bytes, and unpacks them as they come; see Arrival."""
-        self._arrival = Arrival(
+        arrival = self._arrival = Arrival(
             *(self.folder, self._storage.limits, self._require), filename=filename, on_file=on_file
         )
-        return self._arrival
+        return arrival
+
+    @contextmanager
+    def receive_files(self, on_file: OnFile) -> Iterator[SeveralFiles]:
+        """What takes an upload of several files, for the block."""
+        files = SeveralFiles(self.folder, self._storage.limits, self._require, on_file)
+        try:
+            yield files
+            files.finish()
+        finally:
+            files.close()
+        self._arrival = files
 
     def link_known(self, files: Iterable[WantedFile]) -> None:
         """Have these files, which are stored here already, be part of the upload.
