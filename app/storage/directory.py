@@ -22,6 +22,7 @@ from app.archive.names import OWN_PREFIX
 from app.formats.files import ModelFile
 from app.progress import Report
 from app.storage.blobs import Blobs
+from app.storage.creates import carry_creates
 from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
@@ -235,11 +236,14 @@ class Storage:
         self._bury(taken)
 
     def publish(self, staged: Path, name: str) -> None:
-        """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
+        """Make the folder `staged` the model `name`, replacing a model of that name in one step.
+
+        The history of creates stays with the name."""
         name = check_name(name)
         _, target = self._locate(name) or (name, self.folder / name)
         if target.exists() and not target.is_dir():
             raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
+        carry_creates(target, staged)
         if not os.path.lexists(target):
             os.rename(staged, target)
         elif exchange(staged, target):

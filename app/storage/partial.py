@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from app.archive.arrival import Arrival
@@ -46,8 +46,17 @@ MAX_UPLOADS = 1000
 METADATA_BYTES = 4096
 KEPT_OPEN = 4
 INFO = "info.json"
+CHECKSUMS = {"sha1": 20, "sha256": 32}
+"""The algorithms that a Checksum may name, with their digests' bytes."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TAIL_BYTES = 2**16
+
+
+class Checksum(NamedTuple):
+    """One of CHECKSUMS, and the digest of the bytes that are sent."""
+
+    algorithm: str
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -136,12 +145,12 @@ class PartialUploads:
         blocks: Iterable[bytes],
         *,
         on_file: OnFile | None = None,
-        sha256: bytes | None = None,
+        checksum: Checksum | None = None,
     ) -> PartialUpload:
         """Take the bytes from offset `at` on, and wait until they are on the disk.
 
-        What came before `blocks` raised or ended is kept. With `sha256`, all of them are taken or,
-        with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
+        What came before `blocks` raised or ended is kept. With `checksum`, all of them are taken
+        or, with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
         UploadTooLong; NoSpace and OSError, after which the upload can go on. ArchiveError, and what
         `on_file` raises, say that it is of no use: it is removed.
         """
@@ -149,8 +158,8 @@ class PartialUploads:
             if at != upload.offset:
                 raise WrongOffset(f"The upload goes on at {upload.offset}, not at {at}.")
             folder = self._path(upload_id)
-            if sha256 is not None:
-                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), sha256)
+            if checksum is not None:
+                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
             try:
                 with self._arrival(upload, on_file) as arrival:
                     _write(arrival, self._bounded(blocks, upload))
@@ -361,16 +370,16 @@ def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:
         arrivals.popitem()[1].close()
 
 
-def _checked(path: Path, blocks: Iterable[bytes], sha256: bytes) -> Iterator[bytes]:
+def _checked(path: Path, blocks: Iterable[bytes], checksum: Checksum) -> Iterator[bytes]:
     """The same blocks, once all of them are seen to be what the checksum says."""
-    digest = hashlib.sha256()
+    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
     path.unlink(missing_ok=True)
     try:
         with path.open("x+b") as file:
             for block in blocks:
                 file.write(block)
                 digest.update(block)
-            if digest.digest() != sha256:
+            if digest.digest() != checksum.digest:
                 raise ChecksumMismatch("What arrived isn't what its checksum says. Send it again.")
             file.seek(0)
             yield from iter(lambda: file.read(2**20), b"")

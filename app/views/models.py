@@ -189,8 +189,9 @@ def missing() -> Response:
 @blueprint.get("/<name>/")
 @fails_as(FAILED_GET)
 def report(name: str) -> Response:
-    """The report on a model."""
-    return json_answer(service().report(name))
+    """The report on a model, and its history where more is wanted."""
+    history = {"creates": service().creates(name)} if is_verbose() else {}
+    return json_answer({**service().report(name), **history})
 
 
 @blueprint.get("/<name>/modelfile")

@@ -102,7 +102,8 @@ def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> R
 
 
 def _refused(task: Task, failure: Failure, ratio_key: str) -> Response:
-    body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
+    details = failure.details(verbose=is_verbose())
+    body = _encode(task, failure.status, task.failure, ratio_key, 0, details)
     response = line_response(body, failure.status)
     response.headers["X-Task-UUID"] = task.uuid
     return response
@@ -172,7 +173,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         except Exception as error:
             failure = ended.fail(error)
             ratio = last.ratio if last else 0
-            line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
+            details = failure.details(verbose=verbose)
+            line = _encode(task, failure.status, task.failure, ratio_key, ratio, details)
             keep(line)
             if last is None:
                 raise _Refused(failure) from error
