@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import config as settings
 from app.archive.reader import Limits
@@ -20,6 +19,7 @@ from app.views import BLUEPRINTS, assets, texts
 from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.json import JSONProvider
+from app.views.protocol.passing import answer_for_ollama
 from app.views.upload import UploadRequest
 
 
@@ -64,14 +64,11 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.before_request(refuse_other_hosts)
     app.before_request(refuse_other_origins)
     app.before_request(require_key)
+    app.before_request(answer_for_ollama)
     app.after_request(harden)
     assets.init_app(app, pages_folder / "static")
     texts.init_app(app)
     register_failures(app)
-    if count := app.config["TRUSTED_PROXIES"]:
-        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-            app.wsgi_app, x_for=count, x_proto=count, x_host=count, x_prefix=count
-        )
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

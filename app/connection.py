@@ -1,8 +1,10 @@
 """A client's connection whose every wait is bounded."""
 
-import errno
 import socket
 import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from gunicorn.http.unreader import SocketUnreader
 from werkzeug.exceptions import RequestTimeout
@@ -101,7 +103,7 @@ class Connection(socket.socket):
                 self.unread_since = time.monotonic()
                 left = left[self.send(left, flags) :]
         except TimeoutError:
-            raise Unread(errno.ECONNRESET, "The client reads nothing.") from None
+            raise Unread from None
         finally:
             self.unread_since = None
             self.settimeout(None)
@@ -130,3 +132,16 @@ class BodyReader(SocketUnreader):  # type: ignore[misc]
             return piece
         size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
         return connection.receive(size)
+
+
+def pieces(body: Any, most: int) -> Iterator[bytes]:
+    """A request's body (`wsgi.input`) in pieces of at most `most` bytes: each as soon as it is
+    there, where gunicorn has it, whose own read waits for all that was asked for."""
+    reader = getattr(body, "reader", None)
+    buffered = reader if hasattr(reader, "buf") else getattr(reader, "unreader", None)
+    if buffered is None:
+        yield from iter(partial(body.read, most), b"")
+        return
+    while first := body._read_reader(1):
+        waiting = min(buffered.buf.tell(), most - 1)
+        yield first + (body._read_reader(waiting) if waiting else b"")

@@ -7,9 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 BODY_BYTES = 64 * 2**10
 HEALTH, LISTS, OLLAMA, DOWNLOADS = "health", "lists", "ollama", "downloads"
-WORK, BODIES = "work", "bodies"
+WORK, BODIES, PASSED = "work", "bodies", "passed"
+PASSED_A_THREAD = 4
+"""Requests that go through to Ollama at once, for each thread that works: they only wait."""
+
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.I)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.I)
+_PASSED = re.compile(rb"[A-Z]+ /(?:api|v1)/(?!blobs/|create[ ?])")
 _READS = re.compile(rb"(?:GET|HEAD|OPTIONS) ([^ ?]*)")
 
 
@@ -41,17 +45,18 @@ def threads_for(request: bytes | bytearray) -> str | None:
         return None
     head = bytes(request[:end])
     length = _LENGTH.search(head)
+    passed = PASSED if _PASSED.match(head) else None
     if _CHUNKED.search(head):
-        return BODIES
+        return passed or BODIES
     if length:
         size = int(length[1])
         if size > BODY_BYTES:
-            return BODIES
+            return passed or BODIES
         if len(request) < end + size:
-            return BODIES if b"100-continue" in head.lower() else None
+            return (passed or BODIES) if b"100-continue" in head.lower() else None
     reads = _READS.match(head)
-    if reads is None:
-        return WORK
+    if passed or reads is None:
+        return passed or WORK
     path = reads[1]
     if path.endswith(b"/download"):
         return DOWNLOADS

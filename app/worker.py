@@ -3,7 +3,7 @@
 gunicorn's own hands each connection to a thread, which then waits for the client: as many slow
 clients as there are threads stop the service. Here the loop that watches all connections gathers
 each request's head, and its body where that is small, before a thread is asked; health, what only
-reads, work, and bodies still under way have threads of their own.
+reads, work, bodies still under way, and what goes through to Ollama have threads of their own.
 """
 
 import os
@@ -28,6 +28,8 @@ from app.threads import (
     HEALTH,
     LISTS,
     OLLAMA,
+    PASSED,
+    PASSED_A_THREAD,
     WORK,
     Threads,
     threads_for,
@@ -92,6 +94,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             DOWNLOADS: Threads(self.cfg.threads, DOWNLOADS, newest_first=True),
             WORK: Threads(self.cfg.threads, WORK),
             BODIES: Threads(self.cfg.threads, BODIES),
+            PASSED: Threads(self.cfg.threads * PASSED_A_THREAD, PASSED),
         }
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = most_files if 0 < most_files < 65_536 else 65_536

@@ -1,8 +1,9 @@
 """What the service relies on in Ollama, asked of the stand-in or of a real server.
 
 With OLLAMA_TEST_HOST (`host:port` or a URL) these tests run against that server, else against the
-stand-in in each version that it plays. tests/standin/test_recorded.py holds the stand-in to the
-recorded answers of real servers.
+stand-in in each version that it plays, and against this service before it: Ollama's clients find in
+it what they find in Ollama. tests/standin/test_recorded.py holds the stand-in to the recorded
+answers of real servers.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ import requests
 
 from app.ollama.address import ollama_url
 from tests.gguf_files import write_base, write_lora
+from tests.serving import serve
 from tests.standin import Standin
 from tests.standin.versions import Behaviour
 
@@ -32,6 +35,16 @@ ABSENT = "sha256:" + 64 * "b"
 WRONG = "sha256:" + 64 * "a"
 HELLO = b"hello"
 HELLO_DIGEST = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+SERVICE = "0.34.1 behind the service"
+# What this service refuses, or does, where Ollama doesn't: see docs/api.rst.
+OTHERWISE_HERE = {
+    "test_create_does_not_check_parameters": "Checked before anything is pushed.",
+    "test_create_with_base_and_adapter": "Merged: the server takes no adapters.",
+    "test_create_from_a_model_with_an_adapter": "Merged; a second adapter is refused.",
+    "test_create_accepts_adapters_that_cannot_work": "Refused with the reason.",
+    "test_create_accepts_an_adapter_alone": "Refused without a base.",
+    "test_create_refuses_to_quantize": "Done here, also for F32, and to more types.",
+}
 SUCCESS = {"status": "success"}
 PARSING = {"status": "parsing GGUF"}
 WRITING = {"status": "writing manifest"}
@@ -107,6 +120,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     about = {"adapters": (True,), "no_adapters": (False,)}
     taken = next((about[name] for name in about if name in metafunc.fixturenames), (True, False))
     versions = [each for each in VERSIONS if Behaviour.of(each).takes_adapters in taken]
+    if True in taken and metafunc.function.__name__ not in OTHERWISE_HERE:
+        versions.append(SERVICE)
     params = ["real"] if real_server() else versions
     metafunc.parametrize("ollama_server", params, indirect=True, scope="module")
 
@@ -123,8 +138,13 @@ def ollama_server(
                 server.ask("DELETE", "/api/delete", json={"model": name})
             return
         folder = tmp_path_factory.mktemp("ollama")
-        with Standin(folder, version=request.param) as standin:
-            yield Server(standin.url, session)
+        version, _, behind = request.param.partition(" ")
+        with ExitStack() as running:
+            url = running.enter_context(Standin(folder, version=version)).url
+            if behind:
+                settings = {"MODEL_HANDLER_OLLAMA_PROXY": "1"}
+                url = running.enter_context(serve(folder / "models", url, settings)).url
+            yield Server(url, session)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ Source for paths and bodies: Ollama, docs/api.md and server/routes.go.
 
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from app.ollama import bounded
 from app.ollama.connection import Answers, interruptible, new_session
+from app.ollama.passage import Body
 
 BLOCK = 2**20
 PROBE_SECONDS = 60.0
@@ -280,6 +281,13 @@ class Ollama:
             yield from self._stream("/api/chat", body)
         except _NotFound as error:
             raise ModelMissing(f"Ollama has no model {body['model']!r}.") from error
+
+    def passed(
+        self, method: str, target: str, headers: Mapping[str, str | None], body: Body | None
+    ) -> AbstractContextManager[requests.Response]:
+        """Any request to path and query `target`, as it is; its answer's body is to be read from
+        `raw`. A header that is None isn't sent."""
+        return self._exchange(method, target, headers=headers, data=body)
 
     @contextmanager
     def _exchange(

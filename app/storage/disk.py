@@ -70,11 +70,7 @@ def locked(folder: Path, how: int) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, how)
-        try:
-            yield
-        finally:
-            # A process that is being started just now may have a copy of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        yield
     finally:
         os.close(descriptor)
 

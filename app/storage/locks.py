@@ -48,8 +48,6 @@ class Locks:
             finally:
                 with suppress(OSError):
                     mark.unlink()
-                # A process that is being started just now may have a copy of the descriptor.
-                _lock(descriptor, fcntl.F_UNLCK, place)
         finally:
             os.close(descriptor)
 

@@ -9,6 +9,8 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, MisdirectedRequest, Unauthorized
 from werkzeug.sansio.utils import host_is_trusted
 
+from app.views.protocol.answers import is_ollamas
+
 PROBES = ("health.healthz", "health.readyz")
 OPEN_ENDPOINTS = (*PROBES, "pages.index", "pages.docs", "pages.openapi", "static")
 PAGE_POLICY = (
@@ -18,12 +20,9 @@ PAGE_POLICY = (
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
-    " Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override"
+    " Upload-Metadata, Upload-Checksum"
 )
-CORS_SHOWN = (
-    "Location, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm,"
-    " Upload-Length, Upload-Offset, Upload-Metadata, Upload-Expires, X-Task-UUID"
-)
+CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires"
 CORS_SECONDS = 600
 
 
@@ -79,8 +78,11 @@ def require_key() -> None:
 
 
 def refuse_other_origins() -> None:
-    """Raise Forbidden where a browser says that another site's page wants to change something."""
-    if request.method in ("GET", "HEAD", "OPTIONS"):
+    """Raise Forbidden where a browser says that another site's page wants to change something, or
+    to know something of Ollama, which doesn't tell either."""
+    if request.method == "OPTIONS" or (
+        request.method in ("GET", "HEAD") and not is_ollamas(request)
+    ):
         return
     origin = request.headers.get("Origin")
     if _is_allowed(origin):

@@ -24,7 +24,7 @@ _WITH_BARS = ("Pushing.", "Converting.", "Merging.")
 
 
 class Progress:
-    """Makes Ollama's lines of steps: its own ones once each, and long work's with how far it is."""
+    """Makes Ollama's lines of steps: its own ones, and of long work how far it is."""
 
     def __init__(self) -> None:
         self.last: dict[str, Any] = {}
@@ -34,9 +34,7 @@ class Progress:
         """The line to send for the step, if any. `success` isn't sent before all is done."""
         said = step.details.get("ollama")
         line = _of_ollama(said) if isinstance(said, dict) else self._of_work(step)
-        if line is None or line == self.last:
-            return None
-        self.last = line
+        self.last = line or self.last
         return line
 
     def _of_work(self, step: Line) -> dict[str, Any] | None:
@@ -50,7 +48,7 @@ class Progress:
             return None
         total, completed = number(details.get("total_bytes")), number(details.get("bytes"))
         if step.action not in _WITH_BARS or not total or not completed:
-            return {"status": words}
+            return {"status": words} if words != self.last.get("status") else None
         digest = f"sha256:{sha256}" if sha256 else NO_DIGEST
         return {"status": words, "digest": digest, "total": total, "completed": completed}
 
