@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import config as settings
 from app.archive.reader import Limits
@@ -69,6 +70,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     assets.init_app(app, pages_folder / "static")
     texts.init_app(app)
     register_failures(app)
+    if count := app.config["TRUSTED_PROXIES"]:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=count, x_proto=count, x_host=count, x_prefix=count
+        )
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

@@ -1,7 +1,8 @@
 """Settings: each declared once, read from the environment by the application factory."""
 
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,24 @@ from urllib.parse import urlsplit
 
 from app.ollama.address import ollama_url
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
+from app.planning.spelling import nearest
 
 PREFIX = "MODEL_HANDLER_"
 OLLAMAS_OWN = ("OLLAMA_HOST", "OLLAMA_MODELS")
 
 
+COMMANDS_OWN = ("MODEL_HANDLER_SERVER",)
+"""What only the command line's client reads."""
+
+_OF_ORCHESTRATORS = re.compile(
+    r"MODEL_HANDLER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+"""What Kubernetes tells every container of a Service `model-handler` or `model-handler-…`."""
+
+
 class SettingError(ValueError):
-    """A setting's text can't be used; the message names the variable and says what it takes."""
+    """A setting's text can't be used, or there is no such setting; the message names the variable
+    and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,12 @@ def _http_urls(text: str) -> tuple[str, ...]:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ValueError("takes a whole number above 0")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise ValueError("takes a whole number below 1000")
     return int(text)
 
 
@@ -84,6 +102,12 @@ def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("takes 0 or 1")
     return text == "1"
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("takes text or json")
+    return text
 
 
 def _merge_choice(text: str) -> str:
@@ -150,6 +174,14 @@ SETTINGS = (
         " .example.org means all names below it too.",
     ),
     Setting(
+        "TRUSTED_PROXIES",
+        _number,
+        "0",
+        "How many proxies stand before the service: their X-Forwarded-For, -Proto, -Host and"
+        " -Prefix are believed. Each must set all four, and nobody may reach the service past"
+        " them.",
+    ),
+    Setting(
         "ALLOWED_ORIGINS",
         _texts,
         "",
@@ -206,6 +238,7 @@ SETTINGS = (
         "SILENCE_TIMEOUT", _count, "900", "Seconds that Ollama may stay silent within an answer."
     ),
     Setting("BIND", str, "127.0.0.1:8000", "The address and port that gunicorn listens on."),
+    Setting("LOG_FORMAT", _log_format, "text", "How the log's lines are written: text or json."),
     Setting("WORKERS", _count, "1", "gunicorn's worker processes."),
     Setting("THREADS", _count, "32", "Requests that one worker process serves at once."),
     Setting(
@@ -220,12 +253,35 @@ SETTINGS = (
 def from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     """Every setting's value: from its variable in `environ`, else its default.
 
-    An empty variable counts as not set. Raises SettingError for a text that can't be read.
+    An empty variable counts as not set. Raises SettingError for a text that can't be read, and for
+    a variable that begins like ours and isn't one: what it was meant to say would be ignored.
     """
+    known = [*(setting.variable for setting in SETTINGS), *COMMANDS_OWN]
+    for variable, value in environ.items():
+        ours = variable.startswith(PREFIX) and variable not in known
+        if ours and not _is_of_orchestrator(variable, value):
+            raise _no_setting(variable, known)
     return {
         setting.name: _read(setting, environ.get(setting.variable) or setting.default)
         for setting in SETTINGS
     }
+
+
+def _is_of_orchestrator(variable: str, value: str) -> bool:
+    # A MODEL_HANDLER_PORT of a person's is a number, Kubernetes's is an address.
+    is_said = variable != f"{PREFIX}PORT" or "://" in value
+    return is_said and _OF_ORCHESTRATORS.fullmatch(variable) is not None
+
+
+def _no_setting(variable: str, known: Collection[str]) -> SettingError:
+    names = {name.removeprefix(PREFIX).lower(): name for name in known}
+    meant = nearest(variable.removeprefix(PREFIX), names)
+    hint = (
+        f"Did you mean {names[meant]}?"
+        if meant
+        else "Remove it; `model-handler settings` lists those that there are."
+    )
+    return SettingError(f"{variable} is no setting of the service. {hint}")
 
 
 def from_mapping(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A client's connection whose every wait is bounded."""
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ class Connection(socket.socket):
                 self.unread_since = time.monotonic()
                 left = left[self.send(left, flags) :]
         except TimeoutError:
-            raise Unread from None
+            raise Unread(errno.ECONNRESET, "The client reads nothing.") from None
         finally:
             self.unread_since = None
             self.settimeout(None)

@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import dataclass
+from typing import Any
 
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
@@ -51,22 +52,26 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told of a failure: HTTP status, a sentence, and what may help."""
+    """What a client is told of a failure: HTTP status, a sentence, what may help, and the line of
+    the Modelfile that it is about."""
 
     status: int
     error: str
     hint: str | None = None
+    line: int | None = None
 
-    def details(self) -> dict[str, str]:
-        """The keys that the contract adds to an error line's details."""
-        return {"error": self.error} | ({"hint": self.hint} if self.hint else {})
+    def details(self, *, verbose: bool = False) -> dict[str, Any]:
+        """The keys that the contract adds to an error line's details; `line` is one more."""
+        details = {"error": self.error, "hint": self.hint, "line": self.line if verbose else None}
+        return {key: value for key, value in details.items() if value}
 
 
 def describe(error: Exception) -> Failure:
     """Turn any exception into what a client is told; never a path or a stack trace."""
     for kind in type(error).__mro__:
         if kind in STATUS:
-            return Failure(STATUS[kind], str(error), getattr(error, "hint", None))
+            hint, line = getattr(error, "hint", None), getattr(error, "line", None)
+            return Failure(STATUS[kind], str(error), hint, line)
     if isinstance(error, ParseException):
         return Failure(400, f"The request's body can't be read: {_plain(error)}.")
     if isinstance(error, HTTPException):

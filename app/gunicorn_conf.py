@@ -8,6 +8,15 @@ from app.worker import Worker, bounds
 
 _settings = from_environ(os.environ)
 
+_FORMATTERS = {
+    "json": {"()": "app.logs.JSONFormatter"},
+    "text": {
+        "()": "app.logs.EscapingFormatter",
+        "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+        "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+    },
+}
+
 wsgi_app = "wsgi:app"
 bind = _settings["BIND"]
 worker_class = Worker
@@ -17,17 +26,16 @@ graceful_timeout = _settings["GRACEFUL_TIMEOUT"]
 keepalive = 15
 worker_connections = 4000
 sendfile = False
+# What proxies say is believed by MODEL_HANDLER_TRUSTED_PROXIES alone, in the application.
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 bounds.request_seconds = _settings["REQUEST_TIMEOUT"]
 bounds.unread_seconds = _settings["UNREAD_TIMEOUT"]
 accesslog = "-"
+access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %({x-task-uuid}o)s'
 logconfig_dict = {
-    "formatters": {
-        "generic": {
-            "()": "app.logs.EscapingFormatter",
-            "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
-        }
-    },
+    "formatters": {"generic": _FORMATTERS[_settings["LOG_FORMAT"]]},
     "root": {"level": "INFO", "handlers": ["console"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["console"], "propagate": False},

@@ -10,9 +10,11 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from prometheus_client import (
@@ -45,8 +47,7 @@ def share_between_processes() -> None:
     """
     if _FOLDER not in os.environ:
         _sweep(Path(tempfile.gettempdir()))
-        folder, maker = tempfile.mkdtemp(prefix=_PREFIX), os.getpid()
-        _hold(folder)
+        folder, maker = _new_folder(), os.getpid()
         os.environ[_FOLDER] = folder
 
         def remove() -> None:
@@ -55,6 +56,26 @@ def share_between_processes() -> None:
 
         atexit.register(remove)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+def _new_folder() -> str:
+    """A folder that is held. One that another start sweeps away before that isn't missed."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=_PREFIX)
+        with suppress(OSError):
+            held = _hold(folder)
+            if os.path.isdir(folder) and os.path.samestat(os.fstat(held), os.stat(folder)):
+                return folder
+            os.close(held)
+
+
+def _restore_folder() -> None:
+    """Make the folder again where something has removed it, as cleaners of /tmp do."""
+    folder = os.environ.get(_FOLDER)
+    if folder is not None and not os.path.isdir(folder):
+        with suppress(OSError):
+            os.mkdir(folder, 0o700)
+            _hold(folder)
 
 
 def _hold(folder: str | Path) -> int:
@@ -122,32 +143,75 @@ _PHASES = Summary("model_handler_phase_seconds", "Seconds that each phase has ta
 
 
 class Watched:
-    """A task under way; `status` is what it has ended with."""
+    """A task under way: `status` is what it has ended with, `received_bytes` what its upload has
+    brought, `seconds` what each phase has taken: once, where several threads are in it at a time.
+    """
 
-    status = "left"
+    def __init__(self) -> None:
+        self.status = "left"
+        self.received_bytes = 0
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._inside: dict[str, tuple[int, float]] = {}
+
+    def enter(self, phase: str) -> None:
+        """A thread begins with the phase."""
+        with self._lock:
+            count, since = self._inside.get(phase, (0, time.monotonic()))
+            self._inside[phase] = count + 1, since
+
+    def leave(self, phase: str) -> None:
+        """A thread has done with the phase."""
+        with self._lock:
+            count, since = self._inside.pop(phase)
+            if count > 1:
+                self._inside[phase] = count - 1, since
+            else:
+                taken = self.seconds.get(phase, 0.0)
+                self.seconds[phase] = taken + time.monotonic() - since
+
+
+_WATCHED: ContextVar[Watched | None] = ContextVar("watched", default=None)
 
 
 @contextmanager
 def watched(kind: str) -> Iterator[Watched]:
     """Count a task of that kind: as running inside the block, by its status afterwards."""
     task = Watched()
-    running = _RUNNING.labels(kind)
-    running.inc()
+    _WATCHED.set(task)
+    with suppress(OSError):  # No task fails because it can't be counted.
+        _restore_folder()
+        _RUNNING.labels(kind).inc()
     try:
         yield task
     finally:
-        running.dec()
-        _TASKS.labels(kind, task.status).inc()
+        _WATCHED.set(None)
+        with suppress(OSError):
+            _RUNNING.labels(kind).dec()
+            _TASKS.labels(kind, task.status).inc()
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Add the seconds that the block takes to those of the phase, however it ends."""
-    started = time.monotonic()
+    started, task = time.monotonic(), _WATCHED.get()
+    if task:
+        task.enter(name)
     try:
         yield
     finally:
-        _PHASES.labels(name).observe(time.monotonic() - started)
+        if task:
+            task.leave(name)
+        with suppress(OSError):
+            _PHASES.labels(name).observe(time.monotonic() - started)
+
+
+def received(way: str, size: int) -> None:
+    """Count `size` bytes of an upload that have arrived, for all and for the task under way."""
+    with suppress(OSError):
+        RECEIVED_BYTES.labels(way).inc(size)
+    if task := _WATCHED.get():
+        task.received_bytes += size
 
 
 class _FreeSpace(Collector):
@@ -168,5 +232,6 @@ def exposition(free_bytes: int) -> bytes:
     registry.register(_FreeSpace(free_bytes))
     if _FOLDER not in os.environ:
         return generate_latest(REGISTRY) + generate_latest(registry)
+    _restore_folder()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

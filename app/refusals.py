@@ -1,19 +1,26 @@
 """What is answered to a request that never reaches the application."""
 
 import json
+import logging
 from uuid import uuid4
+
+log = logging.getLogger(__name__)
 
 
 def refusal(status: int, reason: str, sentence: str) -> bytes:
-    """The whole answer to a request that never came to be one, in the contract's shape."""
+    """The whole answer to a request that never came to be one, in the contract's shape; it stands
+    in the log too."""
+    task = str(uuid4())
+    log.warning("task %s: %s %s", task, status, sentence)
     message = {
         "action": "Failed request.",
-        "task_uuid": str(uuid4()),
+        "task_uuid": task,
         "progress_ratio": 0,
         "details": {"error": sentence},
     }
     body = json.dumps({"status": status, "message": message}) + "\n"
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+    head += f"X-Task-UUID: {task}\r\n"
     typed = f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
     return (head + typed + body).encode()
 

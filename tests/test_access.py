@@ -135,3 +135,61 @@ def test_pages_load_nothing_foreign_and_no_type_is_guessed(models_dir: Path) -> 
     for path in ("/", "/models/", "/static/page.js", "/healthz", "/nowhere"):
         with asking.get(path) as answer:
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+FORWARDED = {
+    "X-Forwarded-For": "10.9.9.9, 10.0.0.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "models.example",
+    "X-Forwarded-Prefix": "/llm",
+}
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client_is", "place"),
+    [("0", "127.0.0.1", "/uploads/"), ("1", "10.0.0.7", "/llm/uploads/")],
+)
+def test_a_trusted_proxy_s_word_counts_for_client_and_prefix(
+    models_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    proxies: str,
+    client_is: str,
+    place: str,
+) -> None:
+    caplog.set_level("INFO")
+    asking = client(models_dir, TRUSTED_PROXIES=proxies, TRUSTED_HOSTS="models.example")
+    asking.get("/models/", headers=FORWARDED).get_data()
+    [ended] = [vars(record) for record in caplog.records if hasattr(record, "task_uuid")]
+    assert ended["client"] == client_is
+    tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "9", "Upload-Metadata": "filename bS56aXA="}
+    assert (
+        asking.post("/uploads/", headers={**FORWARDED, **tus}).headers["Location"].startswith(place)
+    )
+
+
+@pytest.mark.parametrize(
+    ("proxies", "host", "forwarded_host", "status"),
+    [
+        ("0", "localhost", "evil.example", 200),
+        ("0", "evil.example", "localhost", 421),
+        ("1", "inner:8000", "models.example", 200),
+        ("1", "localhost", "evil.example", 421),
+        ("1", "localhost", "models.example, evil.example", 421),
+        ("1", "localhost", None, 200),
+        ("1", "evil.example", None, 421),
+    ],
+)
+def test_the_host_is_the_one_that_trusted_proxies_say(
+    models_dir: Path, proxies: str, host: str, forwarded_host: str | None, status: int
+) -> None:
+    asking = client(models_dir, TRUSTED_PROXIES=proxies, TRUSTED_HOSTS="models.example")
+    headers = {"Host": host} | ({"X-Forwarded-Host": forwarded_host} if forwarded_host else {})
+    assert asking.get("/models/", headers=headers).status_code == status
+
+
+def test_a_page_behind_a_proxy_is_of_the_same_origin(models_dir: Path) -> None:
+    asking = client(models_dir, TRUSTED_PROXIES="1", TRUSTED_HOSTS="models.example")
+    for origin, status in (("https://models.example", 404), ("https://evil.example", 403)):
+        headers = {**FORWARDED, "Host": "inner", "Origin": origin}
+        answer = asking.delete("/models/", json={"model": "m"}, headers=headers)
+        assert answer.status_code == status

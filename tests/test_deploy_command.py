@@ -1,15 +1,11 @@
 """`model-handler deploy`: what a user has in hand, to a model, by a service that runs."""
 
 import json
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -19,52 +15,9 @@ from app.commands.payload import BLOCK, FilePayload, Folder
 from app.commands.sending import Sender
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_base, write_lora
+from tests.proxy import proxy
 from tests.serving import Served
 from tests.test_commands import run
-
-
-class Proxy:
-    """Passes TCP connections on; `received` counts the clients' bytes. It breaks each of the first
-    connections once it brought as many bytes as `cuts` says."""
-
-    def __init__(self, url: str, cuts: list[int]) -> None:
-        self._target = (urlsplit(url).hostname, urlsplit(url).port)
-        self._cuts = cuts
-        self.received = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                most = self._cuts.pop(0) if self._cuts else 2**60
-                for ends in ((client, server, most), (server, client, 2**60)):
-                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket, left: int) -> None:
-        counted = target.getpeername() == self._target
-        with suppress(OSError), source, target:
-            while left > 0 and (block := source.recv(min(2**16, left))):
-                left -= len(block)
-                self.received += len(block) if counted else 0
-                target.sendall(block)
-            for end in (source, target):
-                end.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def proxy(served: Served, *cuts: int) -> Iterator[Proxy]:
-    passing = Proxy(served.url, list(cuts))
-    with ExitStack() as stack:
-        stack.callback(passing.close)
-        yield passing
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +74,7 @@ def test_a_second_adapter_on_the_same_base_sends_no_base(
     assert base > 2**20
     sent = []
     for path in (folder, second, second):
-        with proxy(served) as passing:
+        with proxy(served.url) as passing:
             done = deploy(passing.url, path, new_name)
             assert done.returncode == 0, done.stderr
             sent.append(passing.received)
@@ -137,7 +90,7 @@ def test_a_folder_that_is_there_whole_is_not_sent(
     (folder / "lora.gguf").unlink()
     assert deploy(served.url, folder, new_name).returncode == 0
     again = folder.rename(folder.with_name("again"))
-    with proxy(served) as passing:
+    with proxy(served.url) as passing:
         done = deploy(passing.url, again, new_name)
         assert done.returncode == 0, done.stderr
         assert passing.received < 20_000
@@ -150,7 +103,7 @@ def test_a_broken_connection_is_gone_on_with(
 ) -> None:
     path = folder if kind == "folder" else folder / "base.gguf"
     size = (folder / "base.gguf").stat().st_size
-    with proxy(served, size // 2, size // 4) as passing:
+    with proxy(served.url, size // 2, size // 4) as passing:
         done = deploy(passing.url, path, new_name)
         assert done.returncode == 0, done.stderr
         assert passing.received < size * 3 // 2 + 2**18
@@ -188,7 +141,7 @@ def test_what_a_failed_deploy_sent_is_not_sent_again(
     served: Served, folder: Path, new_name: str
 ) -> None:
     base = folder / "base.gguf"
-    with proxy(served) as passing:
+    with proxy(served.url) as passing:
         assert deploy(passing.url, base, "not a name").returncode == 1
         done = deploy(passing.url, base, new_name)
         assert done.returncode == 0, done.stderr

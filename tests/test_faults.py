@@ -283,7 +283,9 @@ def test_a_client_that_leaves_a_push_closes_ollama_s_connection(
         task = json.loads(next(response.iter_lines()))["message"]["task_uuid"]
         gate.wait_reached(10)
         response.close()
-        wait_until(lambda: any(f"{task}: the client has left" in line for line in served.log))
+        wait_until(
+            lambda: any(f"{task}: ended" in line and "status=499" in line for line in served.log)
+        )
     wait_until(lambda: not litter(models_dir))
     (push,) = [sent for sent in standin.requests if sent.method == "POST" and "blobs" in sent.path]
     assert push.body_bytes < base.stat().st_size

@@ -73,3 +73,28 @@ def test_it_stands_alone(caller: FlaskCaller, field: str, value: object) -> None
     answer = create(caller, "x", modelfile=PAIR, **{field: value})
     assert answer.status == 400
     assert f"all that '{field}' says" in answer.last["details"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{PAIR}FROM llama3", 3),
+        (f"\n{PAIR}SYSTEM Hi\nADAPTER ./other.gguf", 5),
+        ("# about\r\nFROM ../other/base.gguf\r\nADAPTER ./lora.gguf", 2),
+        ("FROM ./base.gguf", None),
+        (f'{PAIR}SYSTEM """one\ntwo"""\nPARAMETER seed 1\nPARAMETER temprature 1', 6),
+        (f"{PAIR}PARAMETER seed 1.5", 3),
+        (f"{PAIR}\nNONSENSE 1", 4),
+        (f"{PAIR}MESSAGE nobody Hi", 3),
+        (f'{PAIR}SYSTEM """Hi', 3),
+        (f"{PAIR}draft ./draft.gguf", 3),
+        ("SYSTEM Hi", None),
+    ],
+)
+def test_the_line_of_the_error(caller: FlaskCaller, text: str, line: int | None) -> None:
+    body = {"model": "tiny_lora", "model_name_on_ollama": "x", "modelfile": text}
+    answer = caller.send_json("POST", "/models/create/?verbose=1", body)
+    details = answer.last["details"]
+    assert (answer.status, details.get("line")) == (400, line)
+    assert details["error"].startswith(f"Line {line}: ") == (line is not None)
+    assert set(create(caller, "x", modelfile=text).last["details"]) == {"error"}

@@ -1,5 +1,6 @@
 """The log: one true line for each thing that happened, whatever strangers send."""
 
+import json
 import logging
 import os
 import socket
@@ -7,12 +8,13 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
 
-from app.logs import EscapingFormatter, escaped
+from app.logs import EscapingFormatter, JSONFormatter, as_pairs, escaped
 from tests.serving import Served
 
 PROGRAM = """
@@ -29,6 +31,16 @@ for _ in range(5):
     os.waitpid(pid, 0)
     metrics.forget_process(pid)
 print(len(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
+print(metrics.exposition(1).decode())
+"""
+
+REMOVED = """
+import os, shutil
+from app import metrics
+metrics.share_between_processes()
+shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+with metrics.watched("upload") as task:
+    task.status = "200"
 print(metrics.exposition(1).decode())
 """
 
@@ -139,3 +151,41 @@ def test_a_process_killed_while_it_makes_its_file_of_counts_is_forgotten(tmp_pat
     command = [sys.executable, "-c", "from app import metrics; metrics.forget_process(77)"]
     subprocess.run(command, env=environ, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_counts_go_on_where_their_folder_was_removed(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
+    command = [sys.executable, "-c", REMOVED]
+    done = subprocess.run(
+        command, env={**environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert 'model_handler_tasks_total{kind="upload",status="200"} 1.0' in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_s_traceback_stays_within_its_json() -> None:
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        record = logging.LogRecord("a", 40, "b", 1, "%s", ("c",), sys.exc_info())
+    line = JSONFormatter().format(record)
+    assert "\n" not in line
+    assert "ValueError" in json.loads(line)["exc_info"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("word", "word"),
+        ("", '""'),
+        ("a status=200", '"a status=200"'),
+        ('"', '"\\""'),
+        (3, "3"),
+        ({"push": 0.5}, '{"push":0.5}'),
+        ("\ud800", "\\ud800"),
+        ("a\n\u202e b", '"a\\n\\u202e b"'),
+    ],
+)
+def test_a_fact_s_text_makes_no_other_fact(value: Any, said: str) -> None:
+    assert as_pairs({"error": value}) == f"error={said}"

@@ -42,6 +42,7 @@ def nginx(folder: Path, *instances: str) -> Iterator[str]:
     servers = "\n".join(f"server {urlsplit(url).netloc};" for url in instances)
     site = SITE.read_text().replace("server 127.0.0.1:8000;", servers)
     site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
+    site = site.replace("/var/log/nginx/", f"{folder}/")
     folder.mkdir()
     (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(

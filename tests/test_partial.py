@@ -25,7 +25,7 @@ from app.storage.failures import (
     UploadUnfinished,
     WrongOffset,
 )
-from app.storage.partial import PartialUpload
+from app.storage.partial import Checksum, PartialUpload
 from app.storage.staging import WantedFile
 from tests.conftest import litter
 from tests.gguf_files import write_zip
@@ -125,11 +125,11 @@ def test_one_writer_at_a_time(storage: Storage, zipped: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "blocks", "sha256", "error"),
+    ("at", "blocks", "checksum", "error"),
     [
         (1, [b"x"], None, WrongOffset),
         (0, [bytes(99_000_000)], None, UploadTooLong),
-        (0, [b"PK", b"x"], hashlib.sha256(b"PKy").digest(), ChecksumMismatch),
+        (0, [b"PK", b"x"], Checksum("sha256", hashlib.sha256(b"PKy").digest()), ChecksumMismatch),
     ],
 )
 def test_appends_that_are_refused(
@@ -137,15 +137,15 @@ def test_appends_that_are_refused(
     zipped: bytes,
     at: int,
     blocks: list[bytes],
-    sha256: bytes | None,
+    checksum: Checksum | None,
     error: type[Exception],
 ) -> None:
     upload = begin(storage, zipped)
     with pytest.raises(error):
-        storage.uploads.append(upload.id, at, blocks, sha256=sha256)
+        storage.uploads.append(upload.id, at, blocks, checksum=checksum)
     assert storage.uploads.get(upload.id).offset == 0
-    right = hashlib.sha256(zipped).digest()
-    assert storage.uploads.append(upload.id, 0, [zipped], sha256=right).is_whole
+    right = Checksum("sha1", hashlib.sha1(zipped).digest())
+    assert storage.uploads.append(upload.id, 0, [zipped], checksum=right).is_whole
 
 
 def test_an_upload_that_is_of_no_use_is_removed(storage: Storage) -> None:

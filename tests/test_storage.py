@@ -1,5 +1,6 @@
 """The models directory: names, locks, staging, and publication in one step."""
 
+import fcntl
 import hashlib
 import os
 import threading
@@ -10,6 +11,7 @@ import pytest
 from app.storage import directory as storage_module
 from app.storage import model as stored_model
 from app.storage.directory import Storage
+from app.storage.disk import locked
 from app.storage.failures import Busy, NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.names import name_of_upload
 from tests.conftest import litter
@@ -173,6 +175,26 @@ def test_a_held_model_names_its_holder(storage: Storage) -> None:
     with storage.hold("m", "fourth"):
         pass
     assert not litter(storage.folder)
+
+
+def test_what_a_process_about_to_start_has_a_copy_of_is_let_go_all_the_same(
+    storage: Storage,
+) -> None:
+    """Between fork and exec, a child has copies of all descriptors, those of locks too."""
+    until, say = os.pipe()
+    with storage.hold("m", "first"), locked(storage.folder, fcntl.LOCK_EX):
+        child = os.fork()
+        if not child:
+            os.close(say)
+            os.read(until, 1)
+            os._exit(0)
+    try:
+        with storage.hold("m", "second"), locked(storage.folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            pass
+    finally:
+        os.close(say)
+        os.close(until)
+        os.waitpid(child, 0)
 
 
 def test_staging_is_removed_whatever_happens(storage: Storage) -> None:

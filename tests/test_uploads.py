@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from tusclient.client import TusClient
 
+from app import create_app
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_zip
 from tests.serving import Served
@@ -102,6 +103,12 @@ def test_what_there_is_of_the_protocol(client: FlaskClient) -> None:
         (TUS | {"Upload-Length": "9"}, 400, "isn't named like an upload"),
         (TUS | {"Upload-Length": "9", "Upload-Metadata": "filename !"}, 400, "Base64"),
         (TUS | {"Upload-Length": "9", "Upload-Metadata": "filename bS5leGU="}, 400, "'m.exe'"),
+        (TUS | {"Upload-Length": "9", "Upload-Metadata": f"{NAME},{NAME}"}, 400, "twice"),
+        (
+            TUS | {"Upload-Length": "9", "Upload-Metadata": f"{NAME},a {'A' * 9000}"},
+            413,
+            "metadata",
+        ),
     ],
 )
 def test_creations_that_are_refused(
@@ -166,3 +173,58 @@ def test_creation_takes_the_first_bytes_along(client: FlaskClient, zips: Zips) -
     answer = client.post("/uploads/", headers=headers, data=content[:2_000])
     assert (answer.status_code, answer.headers["Upload-Offset"]) == (201, "2000")
     assert send(client, answer.headers["Location"], 2_000, content[2_000:]) == 204
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "status"),
+    [
+        (b"MZ" + bytes(998), {}, 422),
+        (b"PK" + bytes(999), {}, 413),
+        (b"PK" + bytes(9), {"Upload-Checksum": "sha1 " + "A" * 27 + "="}, 460),
+        (b"PK" + bytes(9), {"Upload-Checksum": "sha1 AAAA"}, 400),
+    ],
+)
+def test_a_creation_whose_first_bytes_are_refused_leaves_nothing(
+    client: FlaskClient, models_dir: Path, body: bytes, more: dict[str, str], status: int
+) -> None:
+    """Its client learns no address at which to go on."""
+    headers = CHUNK | {"Upload-Length": "1000", "Upload-Metadata": NAME} | more
+    assert client.post("/uploads/", headers=headers, data=body).status_code == status
+    assert not list(models_dir.glob(".model-handler/uploads/*"))
+
+
+def test_methods_are_overridden(client: FlaskClient) -> None:
+    """https://tus.io/protocols/resumable-upload#x-http-method-override"""
+    url = begin(client, 1000)
+    post = {"X-HTTP-Method-Override": "PATCH", "Upload-Offset": "0"}
+    assert client.post(url, headers=CHUNK | post, data=b"PK\3\4").status_code == 204
+    head = client.post(url, headers=TUS | {"X-HTTP-Method-Override": "HEAD"})
+    assert head.headers["Upload-Offset"] == "4"
+    assert client.post(url, headers=TUS).status_code == 405
+    delete = {"X-HTTP-Method-Override": "delete"}
+    assert client.post(url, headers=TUS | delete).status_code == 204
+    assert client.head(url, headers=TUS).status_code == 404
+
+
+def test_pages_of_allowed_origins_can_speak_it(models_dir: Path) -> None:
+    origin = {"Origin": "https://page.example"}
+    app = create_app({"MODELS_DIR": models_dir, "ALLOWED_ORIGINS": origin["Origin"]})
+    client = app.test_client()
+    asked = {"Access-Control-Request-Method": "PATCH"}
+    for path in ("/uploads/", "/uploads/" + "0" * 32):
+        allowed = client.options(path, headers=origin | asked).headers
+        assert allowed["Access-Control-Allow-Origin"] == origin["Origin"]
+        assert "PATCH" in allowed["Access-Control-Allow-Methods"]
+        for header in (
+            *TUS,
+            "Upload-Length",
+            "Upload-Offset",
+            "Upload-Metadata",
+            "Upload-Checksum",
+        ):
+            assert header in allowed["Access-Control-Allow-Headers"]
+    headers = TUS | origin | {"Upload-Length": "9", "Upload-Metadata": NAME}
+    made = client.post("/uploads/", headers=headers)
+    shown = made.headers["Access-Control-Expose-Headers"].split(", ")
+    sent = [name for name, _ in made.headers if name.startswith(("Tus-", "Upload-"))]
+    assert {*sent, "Location"} <= set(shown)

@@ -9,7 +9,7 @@ from app.archive.content import Unpacked
 from app.archive.limits import ArchiveError, Limits, check_count, check_ratio
 from app.archive.names import Names
 from app.archive.writing import HashedFile, Writer, write_all
-from app.formats.files import ModelFile
+from app.formats.files import UNKNOWN_SIZE, ModelFile
 
 FIRST_LOOK_BYTES = 2**16
 
@@ -17,8 +17,9 @@ Waiting = Generator[None, None, None]
 """Code that yields where it can't go on without more bytes."""
 
 OnFile = Callable[[ModelFile], bool]
-"""Looks at a file of which only the beginning is there: `size` is the whole one's, `open` gives
-what has come. True once it has seen enough; what it raises, `Arrival.write` raises."""
+"""Looks at a file of which only the beginning is there: `size` is the whole one's, or UNKNOWN_SIZE
+until it has come, `open` gives what has come. True once it has seen enough; what it raises,
+`Arrival.write` raises."""
 
 
 class CutOff(ArchiveError):
@@ -148,7 +149,7 @@ class Output:
 
     def end(self) -> HashedFile:
         """The file, all of which is given."""
-        if self._look_at or not self._about.size:
+        if self._look_at or self._about.size in (0, UNKNOWN_SIZE):
             self._about = ModelFile(self._about.name, self.size, self._about.open)
             self._look()
         self._intake.writer.submit(self.hashed.close)
@@ -198,7 +199,7 @@ class Intake:
         path = self._folder / f"entry-{self.files}"
         hashed = HashedFile(path, kept)
         self.files += 1
-        about = ModelFile(name, size or 0, lambda: path.open("rb"))
+        about = ModelFile(name, UNKNOWN_SIZE if size is None else size, lambda: path.open("rb"))
         self.output = Output(self, about, hashed, data, is_stored)
         return self.output
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+UNKNOWN_SIZE = 2**62
+"""The size in bytes of a file that is still arriving, where nobody said it: more than any has."""
+
 
 @dataclass(frozen=True)
 class ModelFile:

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from app.formats.files import UNKNOWN_SIZE
 from app.formats.magic import BEGINNING_BYTES, SAFETENSORS, recognise
 
 HEADER_BYTES = 8 * 2**20
@@ -158,7 +159,7 @@ def _check_places(tensors: Mapping[str, Tensor], start: int, size: int) -> None:
         raise SafetensorsError(
             f"is cut off: it should have {end} bytes, but has {size}. Copy it again"
         )
-    if end < size:
+    if end < size != UNKNOWN_SIZE:
         raise SafetensorsError("has other data after its tensors")
 
 

@@ -9,7 +9,7 @@ import math
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from reprlib import repr as shortened
@@ -61,7 +61,12 @@ SAID_ONCE = ("template", "system", "renderer", "parser", "requires")
 
 
 class ModelfileError(ValueError):
-    """A Modelfile, a value for one or a template can't be used; the message is a sentence."""
+    """A Modelfile, a value for one or a template can't be used; the message is a sentence, which
+    names the `line` where it is about one (the first is 1)."""
+
+    def __init__(self, sentence: str, line: int | None = None) -> None:
+        super().__init__(sentence if line is None else f"Line {line}: {sentence}")
+        self.line = line
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Modelfile:
     """What a Modelfile says: all values in order, or the last one where Ollama takes only that.
 
     `parameters` are (name, value), `messages` are (role, content). Of `adapters` Ollama takes the
-    last, and merges the models that `from_` names. `text` is what it was read from.
+    last, and merges the models that `from_` names. `text` is what it was read from, and `starts`
+    where in it the statements of each instruction begin.
     """
 
     from_: tuple[str, ...]
@@ -84,6 +90,15 @@ class Modelfile:
     requires: str | None = None
     draft: str | None = None
     text: str = field(default="", compare=False, repr=False)
+    starts: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def error(self, instruction: str, sentence: str, index: int = 0) -> ModelfileError:
+        """The error that says `sentence` of a statement: the one of that index among those of an
+        instruction (in lower case), where there is one."""
+        starts = self.starts.get(instruction, ())
+        return ModelfileError(
+            sentence, _line_at(self.text, starts[index]) if index < len(starts) else None
+        )
 
 
 def parse(text: str) -> Modelfile:
@@ -96,7 +111,9 @@ def parse(text: str) -> Modelfile:
     """
     values: dict[str, list[str]] = defaultdict(list)
     named: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for instruction, name, value in _Reader(text).statements():
+    starts: dict[str, list[int]] = defaultdict(list)
+    for start, instruction, name, value in _Reader(text).statements():
+        starts[instruction].append(start)
         if name is None:
             values[instruction].append(value)
         else:
@@ -110,6 +127,7 @@ def parse(text: str) -> Modelfile:
         license=tuple(values["license"]),
         messages=tuple(named["message"]),
         text=text,
+        starts=starts,
         **{key: values[key][-1] for key in (*SAID_ONCE, "draft") if values[key]},
     )
 
@@ -127,8 +145,9 @@ class _Reader:
         self._places = array("L", places)
         self._seen = "".join(map(text.__getitem__, self._places))
 
-    def statements(self) -> Iterator[tuple[str, str | None, str]]:
-        """Each statement: instruction in lower case, parameter's name or role, value."""
+    def statements(self) -> Iterator[tuple[int, str, str | None, str]]:
+        """Each statement: its place in the text, instruction in lower case, parameter's name or
+        role, value."""
         at = _end(_BETWEEN_STATEMENTS, self._seen, 0)
         while at < len(self._seen):
             start, name = at, None
@@ -145,7 +164,7 @@ class _Reader:
                     roles = ", ".join(ROLES)
                     raise self._error(start, f"MESSAGE needs one space and a role: {roles}.")
             value, at = self.value(self._after_blank(at, start), start)
-            yield instruction, name, value
+            yield self._places[start], instruction, name, value
             at = _end(_BETWEEN_STATEMENTS, self._seen, at)
 
     def value(self, at: int, start: int) -> tuple[str, int]:
@@ -176,8 +195,11 @@ class _Reader:
         return at + 1
 
     def _error(self, start: int, sentence: str) -> ModelfileError:
-        before = self._text[: self._places[start]]
-        return ModelfileError(f"Line {len(_LINE_END.findall(before)) + 1}: {sentence}")
+        return ModelfileError(sentence, _line_at(self._text, self._places[start]))
+
+
+def _line_at(text: str, place: int) -> int:
+    return len(_LINE_END.findall(text[:place])) + 1
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
@@ -262,6 +284,15 @@ def merge_parameters(
         elif name not in GIVEN_UP_PARAMETERS:
             typed[name] = _from_text(name, text)
     return typed | check_parameters(given)
+
+
+def check_stated(modelfile: Modelfile) -> None:
+    """Raise ModelfileError, with the line, for a parameter as check_parameters does."""
+    for index, parameter in enumerate(modelfile.parameters):
+        try:
+            merge_parameters([parameter], {})
+        except ModelfileError as error:
+            raise modelfile.error("parameter", str(error), index) from error
 
 
 def _from_text(name: str, text: str) -> object:

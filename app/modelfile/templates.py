@@ -96,6 +96,14 @@ class Templates:
         files = (file for folder in self._folders for file in folder.glob(f"*{SUFFIX}"))
         return sorted({file.stem for file in files if not file.name.startswith(("_", "."))})
 
+    def require(self, name: str) -> str:
+        """The template's name without its suffix. Raises ModelfileError where there is none."""
+        name = name.removesuffix(SUFFIX)
+        if name not in self.names():
+            known = ", ".join(self.names())
+            raise ModelfileError(f"There is no template {shortened(name)}. There are {known}.")
+        return name
+
     def choose(self, chat: Chat) -> tuple[str, str]:
         """The name of the template that suits a model, and a sentence that says why."""
         if chat.has_template:
@@ -131,10 +139,7 @@ class Templates:
         The Modelfile reads back as exactly what went in. Raises ModelfileError where a value can't
         be written, where there is no such template, and where one fails or leaves a value out.
         """
-        name = name.removesuffix(SUFFIX)
-        if name not in self.names():
-            known = ", ".join(self.names())
-            raise ModelfileError(f"There is no template {shortened(name)}. There are {known}.")
+        name = self.require(name)
         given = _complete(values)
         try:
             text = self._environment.get_template(name + SUFFIX).render(given)

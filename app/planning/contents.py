@@ -24,7 +24,7 @@ _OF_TRAINING = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|trainer_state).*",
     re.IGNORECASE,
 )
-_CHECKPOINT = re.compile(r"checkpoint-\d+", re.IGNORECASE)
+CHECKPOINT = re.compile(r"checkpoint-\d+", re.IGNORECASE)
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _IMPORTANCE_NAME = re.compile(r"(.*[._-])?imatrix([._-].*)?\.dat|.*\.imatrix", re.IGNORECASE)
 
@@ -53,7 +53,7 @@ def examine(files: Iterable[ModelFile]) -> Contents:
     for file in by_name.values():
         header = _read_gguf(file)
         if header is not None:
-            kinds[_kind(file, header)].append((file, header))
+            kinds[kind_of(file, header)].append((file, header))
     models, adapters = safetensors_parts(by_name)
     own = _modelfile(by_name)
     return Contents(
@@ -95,7 +95,7 @@ def _without_checkpoints(files: Mapping[str, ModelFile]) -> dict[str, ModelFile]
     for name, file in files.items():
         path = PurePosixPath(name)
         above = next(
-            (str(each.parent) for each in path.parents if _CHECKPOINT.fullmatch(each.name)), None
+            (str(each.parent) for each in path.parents if CHECKPOINT.fullmatch(each.name)), None
         )
         if above not in weights:
             kept[name] = file
@@ -122,7 +122,8 @@ def _read_gguf(file: ModelFile) -> gguf.Header | None:
         raise Unusable(f"{file.name} {error}.") from error
 
 
-def _kind(file: ModelFile, header: gguf.Header) -> str:
+def kind_of(file: ModelFile, header: gguf.Header) -> str:
+    """`model`, `adapter`, `mmproj` or `imatrix`; what doesn't say is told by its name."""
     if header.text("general.type") == "imatrix" or "imatrix.chunk_count" in header.metadata:
         return "imatrix"
     by_name = "lora" in PurePosixPath(file.name).name.lower()

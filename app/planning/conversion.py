@@ -91,7 +91,7 @@ def conversion_for(
             if not options.converter:
                 raise
             command, base = options.converter, base.for_any_converter()
-    quantize = _quantization(base, options)
+    quantize = quantization(base, options)
     reason = why_merged or _why_made(base, quantize, server)
     if reason is None:
         return None
@@ -136,7 +136,7 @@ def _check_converted_by(base: Base, why_merged: str | None, server: Ollama | Non
         raise Unusable(f"{why_merged} {unknown}, so that no adapter can be merged.", hint)
 
 
-def _quantization(base: Base, options: Options) -> str | None:
+def quantization(base: Base, options: Options) -> str | None:
     """The type to quantize to; None where the types stay. Raises Unusable for what is quantized."""
     kind, asked = base.quantization, options.quantize
     is_quantized = kind is not None and kind not in UNQUANTIZED

@@ -15,6 +15,8 @@ from app.planning.parts import SafetensorsAdapter, SafetensorsModel
 from app.planning.unusable import Unusable
 
 TEXT_BYTES = 8 * 2**20
+ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
+CONFIGS = (ADAPTER_CONFIG, MODEL_CONFIG)
 _TOKENIZER_FILES = frozenset(
     ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 )
@@ -60,7 +62,10 @@ def safetensors_parts(
             folders[str(PurePosixPath(name).parent)].append(name)
     models, adapters = [], []
     for folder, weights in sorted(folders.items()):
-        of_adapter = [name for name in weights if _is_adapters(PurePosixPath(name).name)]
+        of_adapter = [name for name in weights if is_adapter_name(PurePosixPath(name).name)]
+        beside = {config for config in CONFIGS if str(PurePosixPath(folder, config)) in files}
+        if beside == {ADAPTER_CONFIG} and len(weights) == 1:
+            of_adapter = weights  # whatever its owner calls it
         of_model = [name for name in weights if name not in of_adapter]
         if of_adapter:
             adapters.append(_adapter(folder, of_adapter, files))
@@ -69,12 +74,13 @@ def safetensors_parts(
     return models, adapters
 
 
-def _is_adapters(name: str) -> bool:
+def is_adapter_name(name: str) -> bool:
+    """Whether PEFT or MLX calls an adapter's weights so."""
     return name.startswith("adapter_") or name == _MLX_WEIGHTS or bool(_MLX_CHECKPOINT.match(name))
 
 
 def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> SafetensorsAdapter:
-    config_name = str(PurePosixPath(folder, "adapter_config.json"))
+    config_name = str(PurePosixPath(folder, ADAPTER_CONFIG))
     if config_name not in files:
         raise Unusable(
             f"{weights[0]} has no adapter_config.json beside it.",
@@ -104,7 +110,7 @@ def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) ->
 
 
 def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> SafetensorsModel:
-    config_name = str(PurePosixPath(folder, "config.json"))
+    config_name = str(PurePosixPath(folder, MODEL_CONFIG))
     if config_name not in files:
         raise Unusable(
             f"{weights[0]} has no config.json beside it.",

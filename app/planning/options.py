@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from math import isfinite, nan
 from typing import Any
 
@@ -11,6 +12,11 @@ from app.formats.tensor_types import QUANTIZATIONS
 MERGE_CHOICES = ("auto", "always", "never")
 SAID_BY_MODELFILE = ("system", "template", "modelfile_template", "parameters", "license")
 QUANTIZE_TYPES = QUANTIZATIONS
+FIELDS = (
+    *("from", *SAID_BY_MODELFILE, "modelfile", "quantize", "replace", "merge", "adapter_scale"),
+    *("projector", "verify"),
+)
+"""The names of the optional fields, as requests spell them."""
 
 
 class BadRequest(Exception):
@@ -38,6 +44,15 @@ class Options:
     adapter_scale: float = 1.0
     projector: str | None = None
     verify: bool | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """The fields that were sent, by their names in a request; without `modelfile`."""
+        own = ("modelfile", "quantize_by_default", "converter")
+        return {
+            each.name.rstrip("_"): getattr(self, each.name)
+            for each in fields_of(self)
+            if each.name not in own and getattr(self, each.name) != getattr(Options, each.name, {})
+        }
 
 
 def text(fields: Mapping[str, Any], name: str) -> str:

@@ -1,6 +1,6 @@
 """What becomes of a model's parts: the Modelfile, and the request that creates it on Ollama."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,13 +167,21 @@ def _given(text: str, base: list[str], adapter: str | None) -> Modelfile:
     adapters = [adapter] if adapter else []
     if [*said.from_] != base or [*said.adapters] != adapters:
         right = [*(f"FROM {path}" for path in base), *(f"ADAPTER {path}" for path in adapters)]
-        raise grammar.ModelfileError(
-            f"The Modelfile's FROM and ADAPTER have to stay as they are: {', '.join(right)}."
-        )
+        sentence = f"The Modelfile's FROM and ADAPTER have to stay as they are: {', '.join(right)}."
+        if [*said.from_] != base:
+            raise said.error("from", sentence, _first_other(said.from_, base))
+        raise said.error("adapter", sentence, _first_other(said.adapters, adapters))
     if said.draft is not None:
-        raise grammar.ModelfileError("The Modelfile has a DRAFT, which this service doesn't send.")
-    grammar.merge_parameters(said.parameters, {})
+        raise said.error("draft", "The Modelfile has a DRAFT, which this service doesn't send.")
+    grammar.check_stated(said)
     return said
+
+
+def _first_other(said: Sequence[str], right: Sequence[str]) -> int:
+    """The index of the first that isn't right; 0 where one is missing."""
+    return next(
+        (index for index, path in enumerate(said) if [path] != [*right[index : index + 1]]), 0
+    )
 
 
 def _template(

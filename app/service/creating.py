@@ -148,7 +148,7 @@ class Creation:
 
             yield from follow(extract, 0, 0)
         model = staging.model(name)
-        installation = self.service.installation(model, targets, new_name, options)
+        installation = self.service.installation(model, targets, new_name, options, self.task)
         try:
             last = yield from _but_last(installation.steps(CREATE))
         except Exception as error:

@@ -1,5 +1,6 @@
 """A stored model onto Ollama servers: each with a plan of its own, none stopping the others."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,18 @@ from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.planning.bases import has_adapter
 from app.planning.contents import Unusable
 from app.planning.conversion import Conversion
+from app.planning.options import Options
 from app.planning.plan import Plan
 from app.progress import Report
 from app.service.conversion import Converted, convert
 from app.service.lines import Line, Script, Steps, follow
 from app.storage.directory import Storage
+from app.storage.failures import StorageError
 from app.storage.model import Model
+from app.weights.errors import WeightsError, WeightsKilled
+
+SAID_PLAINLY = (OllamaError, Unusable, StorageError, WeightsError, WeightsKilled)
+"""Failures whose words are a sentence for whoever asked."""
 
 
 @dataclass
@@ -83,25 +90,59 @@ def targets_of(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Tar
 @dataclass(frozen=True)
 class Installation:
     """A stored model on its way to the servers of `targets`, as `new_name`; `verify`: have each
-    load it and answer a token."""
+    load it and answer a token. `task` and `options` are kept in the model's history."""
 
     storage: Storage
     model: Model
     targets: Targets
     new_name: str
+    task: str
+    options: Options
     verify: bool = False
 
     def steps(self, script: Script) -> Steps[None]:
         """Convert where a plan says so, push, and create on every server. Raises what has failed
-        on any of them, once the others have the model."""
+        on any of them, once the others have the model. However it ends, the model's history has
+        it."""
+        with self._recorded() as create:
+            yield from self._steps(script, create)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Any]]:
+        """What is known of this create, to be added to; kept with the model at the end."""
+        plan = next(plan for _, plan in self.targets.servers.values())
+        create: dict[str, Any] = {"model_name_on_ollama": self.new_name, "servers": []}
+        started, state, error = time.monotonic(), "stopped", None
+        try:
+            yield create
+            state = "succeeded"
+        except Exception as failure:
+            state = "failed"
+            error = str(failure) if isinstance(failure, SAID_PLAINLY) else None
+            raise
+        finally:
+            ended = {
+                "task_uuid": self.task,
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": round(time.monotonic() - started, 1),
+                "state": state,
+                "error": error,
+                "uploaded_at": self.model.manifest().facts.get("created_at"),
+                "options": self.options.stated(),
+                "modelfile": plan.modelfile.text,
+                "edited": self.options.modelfile is not None,
+            }
+            self.model.add_create(create | ended)
+
+    def _steps(self, script: Script, create: dict[str, Any]) -> Steps[None]:
         begin, middle, success = script.begin, script.middle, script.success
         details = {"model": self.model.name}
         facts = [{"server": url, **_facts(plan)} for url, (_, plan) in self.targets.servers.items()]
         yield Line(*begin, details, more=facts[0] if len(facts) == 1 else {"servers": facts})
-        adapter = {key: facts[0][key] for key in ("adapter", "adapter_reason")}
-        last_create = {"model_name_on_ollama": self.new_name, **adapter, "merged": None}
         stored = {file.name: file for file in self.model.files()}
         self.targets.change(lambda plan: plan.located(stored))
+        adapter = {key: facts[0][key] for key in ("adapter", "adapter_reason")}
+        last_create = {"model_name_on_ollama": self.new_name, **adapter, "merged": None}
         start = begin[1]
         if conversion := self.targets.conversion():
             half = (begin[1] + middle[1]) / 2
@@ -130,6 +171,7 @@ class Installation:
                 yield from follow(partial(self._on_each, self._verify), success[1], success[1])
             last_create["verified"] = not self.targets.failed
         self.model.note(last_create=last_create)
+        create.update(last_create, servers=list(self.targets.servers))
         if self.targets.failed:
             raise self.targets.failure()
         yield Line(*success, {**details, "model_name_on_ollama": self.new_name})

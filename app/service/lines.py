@@ -18,11 +18,13 @@ POLL_SECONDS = 0.5
 class Task:
     """One request's work.
 
-    `failure` is the action that its error line will carry if the step under way fails.
+    `failure` is the action that its error line will carry if the step under way fails. `facts` are
+    for the log: the model, its name on Ollama, the server.
     """
 
     uuid: str
     failure: str
+    facts: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def failing_as(self, action: str) -> Iterator[None]:

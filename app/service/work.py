@@ -172,7 +172,7 @@ class Service:
                 return self.targets(wanted, servers, model.folder)
 
             targets = yield from follow(plan, 0, 0)
-            yield from self.installation(model, targets, new_name, options).steps(CREATE)
+            yield from self.installation(model, targets, new_name, options, task).steps(CREATE)
 
     def deploy(
         self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
@@ -195,7 +195,9 @@ class Service:
             task.failure = FAILED_CREATE
             model = self.storage.model(upload.name)
             try:
-                yield from self.installation(model, targets, new_name, options).steps(DEPLOY_CREATE)
+                yield from self.installation(model, targets, new_name, options, task).steps(
+                    DEPLOY_CREATE
+                )
             except OllamaError as error:
                 error.hint = error.hint or (
                     f"The upload is kept as model {model.name!r}: once Ollama is available again,"
@@ -212,6 +214,11 @@ class Service:
         templates, created_at = self.planner.templates, kept.get("created_at")
         described = describe_model(model.name, selection, files, templates, created_at)
         return {**described, "last_create": kept.get("last_create")}
+
+    def creates(self, name: str) -> list[dict[str, Any]]:
+        """The history of the model `name` on Ollama, newest first: each create with its options,
+        its Modelfile and how it ended."""
+        return self.storage.model(name).creates()
 
     def check(self, upload: Upload) -> dict[str, Any]:
         """The report on an upload, every byte of which is read and none is kept."""
@@ -260,10 +267,10 @@ class Service:
         return targets_of(servers, plan)
 
     def installation(
-        self, model: Model, targets: Targets, new_name: str, options: Options
+        self, model: Model, targets: Targets, new_name: str, options: Options, task: Task
     ) -> Installation:
         verify = self.verify if options.verify is None else options.verify
-        return Installation(self.storage, model, targets, new_name, verify)
+        return Installation(self.storage, model, targets, new_name, task.uuid, options, verify)
 
     def _store(
         self, upload: Upload, archive: Archive, selection: Selection, script: Script

@@ -22,6 +22,7 @@ from app.archive.names import OWN_PREFIX
 from app.formats.files import ModelFile
 from app.progress import Report
 from app.storage.blobs import Blobs
+from app.storage.creates import carry_creates
 from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
@@ -178,6 +179,7 @@ class Storage:
         try:
             yield Model(name, Path(f"/proc/self/fd/{descriptor}")).files()
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
             self._empty_removed()
 
@@ -200,7 +202,7 @@ class Storage:
         with gone, locked(self._staging, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for folder in self._staging.iterdir():
                 with gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    self._put_back(folder / "replaced")
+                    self.put_back(folder)
                     self._take_away(folder)
         self._empty_removed()
 
@@ -234,11 +236,14 @@ class Storage:
         self._bury(taken)
 
     def publish(self, staged: Path, name: str) -> None:
-        """Make the folder `staged` the model `name`, replacing a model of that name in one step."""
+        """Make the folder `staged` the model `name`, replacing a model of that name in one step.
+
+        The history of creates stays with the name."""
         name = check_name(name)
         _, target = self._locate(name) or (name, self.folder / name)
         if target.exists() and not target.is_dir():
             raise NameNotAllowed(f"{name!r} is a file in the models directory, not a model.")
+        carry_creates(target, staged)
         if not os.path.lexists(target):
             os.rename(staged, target)
         elif exchange(staged, target):
@@ -310,8 +315,10 @@ class Storage:
             with suppress(BlockingIOError), locked(taken, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 remove_all(taken)
 
-    def _put_back(self, replaced: Path) -> None:
-        """Undo a replacement without exchange that was killed between its two renames."""
+    def put_back(self, staged_in: Path) -> None:
+        """Undo a replacement without exchange, of a model that was staged in that folder, which was
+        killed between its two renames."""
+        replaced = staged_in / "replaced"
         for folder in replaced.iterdir() if replaced.is_dir() else ():
             if not os.path.lexists(self.folder / folder.name):
                 os.rename(folder, self.folder / folder.name)

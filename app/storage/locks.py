@@ -48,6 +48,8 @@ class Locks:
             finally:
                 with suppress(OSError):
                     mark.unlink()
+                # A process that is being started just now may have a copy of the descriptor.
+                _lock(descriptor, fcntl.F_UNLCK, place)
         finally:
             os.close(descriptor)
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from app.formats.files import ModelFile
 from app.progress import Report
+from app.storage.creates import add_create, read_creates
 from app.storage.disk import disk_bytes, locked, move, remove_all, write_whole
 from app.storage.failures import NoSuchModel
 from app.storage.manifest import OWN_FOLDER, Manifest, StoredFile, read_manifest, write_manifest
@@ -80,6 +81,17 @@ class Model:
     def note(self, **facts: Any) -> None:
         """Add to what the manifest says of the model, where its folder can be written."""
         self._change_manifest(Manifest(facts=facts))
+
+    def creates(self) -> list[dict[str, Any]]:
+        """How it was made a model of Ollama's, newest first; see Service.create."""
+        return read_creates(self.folder)
+
+    def add_create(self, create: Mapping[str, Any]) -> None:
+        """Keep a create with the model, where its folder can be written. The caller holds the model
+        alone."""
+        with suppress(OSError):
+            (self.folder / OWN_FOLDER).mkdir(exist_ok=True)
+            add_create(self.folder, create)
 
     def hashed(self, files: Iterable[ModelFile], report: Report) -> list[ModelFile]:
         """Files of this model with their sha256.

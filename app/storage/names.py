@@ -54,12 +54,19 @@ def stored_name(name: str) -> str:
 def name_of_upload(filename: str) -> str:
     """The model's name for an uploaded file's: without its extension, which is one of
     UPLOAD_EXTENSIONS. Raises NameNotAllowed."""
-    lowered = filename.lower()
-    for extension in UPLOAD_EXTENSIONS:
-        if lowered.endswith(extension):
-            return check_name(filename[: -len(extension)])
+    if (stem := without_extension(filename)) != filename:
+        return check_name(stem)
     shown = filename[:SHOWN_CHARACTERS]
     raise NameNotAllowed(
         f"{shown!r} isn't named like an upload. Upload <model>.zip, or another of"
         f" {', '.join(UPLOAD_EXTENSIONS[1:])}."
     )
+
+
+def without_extension(filename: str) -> str:
+    """The file's name without that one of UPLOAD_EXTENSIONS that it has, if any."""
+    lowered = filename.lower()
+    for extension in UPLOAD_EXTENSIONS:
+        if lowered.endswith(extension):
+            return filename[: -len(extension)]
+    return filename

@@ -17,12 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from app.archive.arrival import Arrival
 from app.archive.intake import OnFile
 from app.archive.journal import NAME as JOURNAL
+from app.archive.limits import ArchiveError
 from app.storage.disk import locked, sync, write_whole
 from app.storage.failures import (
     ChecksumMismatch,
@@ -45,8 +46,17 @@ MAX_UPLOADS = 1000
 METADATA_BYTES = 4096
 KEPT_OPEN = 4
 INFO = "info.json"
+CHECKSUMS = {"sha1": 20, "sha256": 32}
+"""The algorithms that a Checksum may name, with their digests' bytes."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _TAIL_BYTES = 2**16
+
+
+class Checksum(NamedTuple):
+    """One of CHECKSUMS, and the digest of the bytes that are sent."""
+
+    algorithm: str
+    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -135,12 +145,12 @@ class PartialUploads:
         blocks: Iterable[bytes],
         *,
         on_file: OnFile | None = None,
-        sha256: bytes | None = None,
+        checksum: Checksum | None = None,
     ) -> PartialUpload:
         """Take the bytes from offset `at` on, and wait until they are on the disk.
 
-        What came before `blocks` raised or ended is kept. With `sha256`, all of them are taken or,
-        with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
+        What came before `blocks` raised or ended is kept. With `checksum`, all of them are taken
+        or, with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
         UploadTooLong; NoSpace and OSError, after which the upload can go on. ArchiveError, and what
         `on_file` raises, say that it is of no use: it is removed.
         """
@@ -148,8 +158,8 @@ class PartialUploads:
             if at != upload.offset:
                 raise WrongOffset(f"The upload goes on at {upload.offset}, not at {at}.")
             folder = self._path(upload_id)
-            if sha256 is not None:
-                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), sha256)
+            if checksum is not None:
+                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
             try:
                 with self._arrival(upload, on_file) as arrival:
                     _write(arrival, self._bounded(blocks, upload))
@@ -176,8 +186,9 @@ class PartialUploads:
     def whole(self, upload_id: str, task: str) -> Iterator[Staging]:
         """The staging folder of an upload that has arrived whole, to do with what is done with any.
 
-        The upload is gone once it was published, and else as it was. Raises NoSuchUpload,
-        UploadLocked and UploadUnfinished.
+        The upload is gone once it was published, and else as it was, also where the process is
+        killed. Raises NoSuchUpload, UploadLocked and UploadUnfinished; ArchiveError for one that is
+        of no use, which is removed.
         """
         with self._held(upload_id) as upload, ExitStack() as held:
             if not upload.is_whole:
@@ -187,17 +198,33 @@ class PartialUploads:
                 )
             folder = self._path(upload_id)
             self._close(upload_id)
-            arrival = self._begin(upload, folder, None)
+            self._undo_replacement(folder)
+            arrival = self._whole_arrival(upload, folder)
             held.callback(arrival.close)
-            arrival.finish()
             staging = Staging(self._storage, task, folder, held, arrival, upload.filename)
             try:
                 yield staging
+            except NoSuchUpload:
+                self._remove(upload_id)
+                raise
             finally:
                 if staging.is_published:
                     self._remove(upload_id)
                 else:
                     staging.take_back()
+
+    def _whole_arrival(self, upload: PartialUpload, folder: Path) -> Arrival:
+        try:
+            arrival = self._begin(upload, folder, None)
+            try:
+                arrival.finish()
+            except BaseException:
+                arrival.close()
+                raise
+            return arrival
+        except ArchiveError:
+            self._remove(upload.id)
+            raise
 
     def close(self) -> None:
         """Close what is kept open between requests; the uploads go on from the disk."""
@@ -221,7 +248,12 @@ class PartialUploads:
         return [self._path(upload_id) for upload_id in self._ids() if self._is_over(upload_id)]
 
     def sweep(self) -> None:
-        """Remove what has expired."""
+        """Remove what has expired, and give back what killed tasks had taken away."""
+        for upload_id in self._ids():
+            folder = self._path(upload_id)
+            if (folder / "replaced").exists():
+                with suppress(NoSuchUpload, UploadLocked), self._lock_of(upload_id):
+                    self._undo_replacement(folder)
         for folder in self.expired():
             with suppress(NoSuchUpload, UploadLocked), self._lock_of(folder.name):
                 if self._is_over(folder.name):
@@ -324,6 +356,10 @@ class PartialUploads:
         if arrival is not None:
             arrival.close()
 
+    def _undo_replacement(self, folder: Path) -> None:
+        self._storage.put_back(folder)
+        self._storage.discard(folder / "replaced")
+
     def _remove(self, upload_id: str) -> None:
         self._close(upload_id)
         self._storage.discard(self._path(upload_id))
@@ -334,16 +370,16 @@ def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:
         arrivals.popitem()[1].close()
 
 
-def _checked(path: Path, blocks: Iterable[bytes], sha256: bytes) -> Iterator[bytes]:
+def _checked(path: Path, blocks: Iterable[bytes], checksum: Checksum) -> Iterator[bytes]:
     """The same blocks, once all of them are seen to be what the checksum says."""
-    digest = hashlib.sha256()
+    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
     path.unlink(missing_ok=True)
     try:
         with path.open("x+b") as file:
             for block in blocks:
                 file.write(block)
                 digest.update(block)
-            if digest.digest() != sha256:
+            if digest.digest() != checksum.digest:
                 raise ChecksumMismatch("What arrived isn't what its checksum says. Send it again.")
             file.seek(0)
             yield from iter(lambda: file.read(2**20), b"")

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from app.archive.intake import OnFile
 from app.archive.limits import ArchiveError
 from app.archive.names import Names, is_own
 from app.archive.reader import Archive, Entry
+from app.archive.several import SeveralFiles
 from app.archive.writing import write_all
 from app.progress import Report
 from app.storage.disk import sync
-from app.storage.failures import ContentMissing
+from app.storage.failures import ContentMissing, NoSuchUpload
 from app.storage.manifest import Manifest, StoredFile, write_manifest
 from app.storage.model import Model
 
@@ -48,30 +49,52 @@ class Staging:
         task: str,
         folder: Path,
         held: ExitStack,
-        arrival: Arrival | None = None,
+        arrival: Arrival | SeveralFiles | None = None,
         filename: str = "",
     ) -> None:
-        """`arrival` is that of an upload, called `filename`, which is here already."""
+        """`arrival` is that of an upload, called `filename`, which is here already, and stays as
+        it is until it is published."""
         self.folder = folder
         self.filename = filename
         self.is_published = False
+        self._keeps_upload = arrival is not None
+        self.model_name = ""
         self._model = folder / "model"
         self._storage = storage
         self._task = task
         self._held = held
         self._arrival = arrival
         self._known: list[Entry] = []
+        self._name_held = ExitStack()
 
     def hold(self, name: str) -> None:
-        """Hold the model `name` for as long as the staging folder lives. Raises Busy."""
-        self._held.enter_context(self._storage.hold(name, self._task))
+        """Hold the model `name` for as long as the staging folder lives, or until another is held
+        instead. Raises Busy."""
+        before, self.model_name = self.model_name, name
+        if name == before:
+            return
+        with ExitStack() as new:
+            new.enter_context(self._storage.hold(name, self._task))
+            self._name_held.close()
+            self._name_held = self._held.enter_context(new.pop_all())
 
     def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:
         """What takes the upload's bytes, and unpacks them as they come; see Arrival."""
-        self._arrival = Arrival(
+        arrival = self._arrival = Arrival(
             *(self.folder, self._storage.limits, self._require), filename=filename, on_file=on_file
         )
-        return self._arrival
+        return arrival
+
+    @contextmanager
+    def receive_files(self, on_file: OnFile) -> Iterator[SeveralFiles]:
+        """What takes an upload of several files, for the block."""
+        files = SeveralFiles(self.folder, self._storage.limits, self._require, on_file)
+        try:
+            yield files
+            files.finish()
+        finally:
+            files.close()
+        self._arrival = files
 
     def link_known(self, files: Iterable[WantedFile]) -> None:
         """Have these files, which are stored here already, be part of the upload.
@@ -122,11 +145,13 @@ class Staging:
         self._known.append(Entry(name, size, Unpacked(path, size, size, 0, sha256)))
 
     def archive(self) -> Archive:
-        """The upload, once it is here whole. Raises ArchiveError."""
+        """The upload, once it is here whole. Raises ArchiveError, or NoSuchUpload where what had
+        arrived of it has gone into a model already."""
         archive = self._arrival.archive() if self._arrival else Archive(self._known)
         try:
             if self._arrival:
                 self._put_back(archive)
+                self._check_is_here(archive)
             if self._known:
                 self._add_known(archive)
             waiting = (entry.size for entry in archive.entries if not archive.unpacked(entry))
@@ -151,14 +176,21 @@ class Staging:
                 self._put_back(archive)
 
     def _put_back(self, archive: Archive) -> None:
-        """Undo what an extraction did that failed or was killed."""
+        """Undo what an extraction did that failed or was killed, also after its model had changed
+        places with the one before it."""
         if not self._model.exists():
             return
         for entry in archive.entries:
             unpacked, placed = archive.unpacked(entry), self._model / entry.name
-            if unpacked and not unpacked.path.exists() and placed.is_file():
+            if unpacked and not unpacked.path.exists() and _is_content(placed, unpacked):
                 os.rename(placed, unpacked.path)
         self._storage.discard(self._model)
+
+    def _check_is_here(self, archive: Archive) -> None:
+        for entry in archive.entries if self._keeps_upload else ():
+            unpacked = archive.unpacked(entry)
+            if unpacked and not unpacked.path.exists():
+                raise NoSuchUpload("What had arrived of this upload isn't here any more.")
 
     def extract(self, archive: Archive, facts: dict[str, Any], report: Report) -> None:
         """Put every entry in its place, and keep digests and `facts` with them.
@@ -176,7 +208,7 @@ class Staging:
             path = self._model / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
             if unpacked := archive.unpacked(entry):
-                os.rename(unpacked.path, path)
+                self._place(unpacked.path, path)
                 digest = unpacked.sha256
             else:
                 digest = self._extract(archive, entry, path, done, report)
@@ -195,6 +227,15 @@ class Staging:
     def model(self, name: str) -> Model:
         """What was extracted, as the model `name` that it isn't yet."""
         return Model(name, self._model)
+
+    def _place(self, unpacked: Path, path: Path) -> None:
+        """Give a file its name in the model. What is to outlive a kill keeps the one that it has,
+        where the filesystem has links."""
+        if self._keeps_upload:
+            with suppress(OSError):
+                os.link(unpacked, path)
+                return
+        os.rename(unpacked, path)
 
     def publish(self, name: str) -> None:
         """Make what was extracted the model `name`; a model that was replaced gives its space
@@ -224,6 +265,17 @@ class Staging:
 
     def _require(self, size: int) -> None:
         self._storage.require_space(size, "Extracting this archive")
+
+
+def _is_content(path: Path, unpacked: Unpacked) -> bool:
+    """Whether the file at `path` is what was unpacked."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != unpacked.size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == unpacked.sha256
+    except OSError:
+        return False
 
 
 def _link(published: Path, entry: StoredFile, link: Path) -> bool:

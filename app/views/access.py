@@ -20,9 +20,12 @@ PAGE_POLICY = (
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
-    " Upload-Metadata, Upload-Checksum"
+    " Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override"
 )
-CORS_SHOWN = "Location, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Expires"
+CORS_SHOWN = (
+    "Location, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm,"
+    " Upload-Length, Upload-Offset, Upload-Metadata, Upload-Expires, X-Task-UUID"
+)
 CORS_SECONDS = 600
 
 

@@ -25,6 +25,7 @@ def _answer(error: Exception) -> Response:
     if _wants_page():
         failure = logged(task, error)
         response = Response(render_template("failure.html", failure=failure), failure.status)
+        response.headers["X-Task-UUID"] = task.uuid
     else:
         response = failed(task, error, line.ratio_key)
     if isinstance(error, HTTPException):

@@ -29,15 +29,20 @@ class Part:
     content: Iterator[bytes]
 
 
-def form_parts(read: Callable[[int], bytes], boundary: str) -> Iterator[Part]:
+def form_parts(
+    read: Callable[[int], bytes], boundary: str, most_files: int = MAX_PARTS
+) -> Iterator[Part]:
     """Each part of the form that `read(size)` gives; `boundary` as in the Content-Type.
 
     Raises BadRequest for what is no form or not a whole one, RequestEntityTooLarge for more than
-    MAX_PARTS parts, or MAX_HEADERS lines of MAX_HEADER_BYTES in a part's head; also while a part's
-    content is read.
+    MAX_PARTS fields or `most_files` files, or MAX_HEADERS lines of MAX_HEADER_BYTES in a part's
+    head; also while a part's content is read.
     """
-    for number, part in enumerate(_FormReader(read, boundary).parts()):
-        if number == MAX_PARTS:
+    fields = files = 0
+    for part in _FormReader(read, boundary).parts():
+        fields += part.filename is None
+        files += part.filename is not None
+        if fields > MAX_PARTS or files > most_files:
             raise RequestEntityTooLarge
         yield part
 

@@ -1,18 +1,31 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 
-from app.planning.options import BadRequest, options, text
+from app.planning.early import EarlyLook
+from app.planning.options import BadRequest, optional_text, options, text
+from app.service.early import Asked, look_early
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
 from app.storage.names import check_name, name_of_upload
-from app.views.answers import asked_server, json_answer, json_object, service
+from app.storage.staging import Staging
+from app.views.answers import json_answer, json_object, service
+from app.views.fields import (
+    NEW_NAME,
+    OF_CREATE,
+    OF_JSON_UPLOAD,
+    check_names,
+    check_query,
+    naming_ignored,
+    with_query,
+)
+from app.views.form_upload import Look
 from app.views.known import wanted_files
 from app.views.stream import fails_as, is_verbose, streamed
 from app.views.upload import receive, receive_raw
@@ -20,6 +33,7 @@ from app.views.upload import receive, receive_raw
 FAILED_GET = "Failed get model."
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
+blueprint.before_request(check_query)
 
 
 @blueprint.get("/")
@@ -31,48 +45,73 @@ def list_models(task: Task) -> Steps[None]:
 @blueprint.delete("/")
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
-    yield from service().delete(task, text(json_object(), "model"))
+    name = text(json_object(), "model")
+    task.facts["model"] = name
+    yield from service().delete(task, name)
 
 
 @blueprint.post("/upload/")
 @streamed(FAILED_UPLOAD)
 def upload(task: Task) -> Steps[None]:
-    with _received(task) as (upload, _):
-        yield from service().upload(upload)
+    with _received(task, lambda fields: EarlyLook()) as (upload, _):
+        yield from naming_ignored(service().upload(upload))
 
 
 @contextmanager
-def _received(task: Task) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
+def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
     """What the current request brings: an upload and the other fields, as a form, or as JSON that
-    names an upload which has arrived already, files that are stored here, or both."""
+    names an upload which has arrived already, files that are stored here, or both. Fields of the
+    query count where the body doesn't have them."""
     storage = service().storage
     if request.mimetype != "application/json":
-        with storage.staging(task.uuid) as staging:
-            yield receive(storage, staging)
+        with storage.staging(task.uuid) as staging, _noted(task, staging):
+            yield receive(storage, staging, look)
         return
-    fields = json_object()
+    fields = _json_fields(OF_JSON_UPLOAD)
     known = wanted_files(fields, "known")
     if known and fields.get("upload") is None:
         name = check_name(text(fields, "name"))
-        with storage.staging(task.uuid) as staging:
+        with storage.staging(task.uuid) as staging, _noted(task, staging):
             staging.hold(name)
             staging.link_known(known)
             yield Upload(staging, name, name), fields
         return
-    with storage.uploads.whole(text(fields, "upload"), task.uuid) as staging:
+    task.facts["upload"] = text(fields, "upload")
+    with storage.uploads.whole(task.facts["upload"], task.uuid) as staging:
         filename = staging.filename
         upload = Upload(staging, filename, name_of_upload(filename))
-        staging.hold(upload.name)
-        staging.link_known(known)
-        yield upload, fields
+        with _noted(task, staging):
+            staging.hold(upload.name)
+            staging.link_known(known)
+            yield upload, fields
+
+
+@contextmanager
+def _noted(task: Task, staging: Staging) -> Iterator[None]:
+    """Note for the log which model the upload becomes, also where it fails."""
+    try:
+        yield
+    finally:
+        task.facts["model"] = staging.model_name
+
+
+def _json_fields(known: Collection[str]) -> Mapping[str, Any]:
+    """The fields of the request's JSON object and of its query. Raises BadRequest, also for a field
+    that is nearly one of `known`."""
+    fields = json_object()
+    check_names(fields, known)
+    return with_query(fields)
 
 
 @blueprint.post("/create/")
 @streamed(FAILED_CREATE)
 def create(task: Task) -> Steps[None]:
-    fields = json_object()
-    name, new_name = text(fields, "model"), text(fields, "model_name_on_ollama")
-    yield from service().create(task, name, new_name, options(fields), asked_server())
+    fields = _json_fields(OF_CREATE)
+    asked = _asked(fields)
+    name, new_name = text(fields, "model"), text(fields, NEW_NAME)
+    task.facts.update(model=name, model_name_on_ollama=new_name, server=_servers(asked))
+    steps = service().create(task, name, new_name, asked.options, asked.server)
+    yield from naming_ignored(steps)
 
 
 @blueprint.post("/deploy/")
@@ -83,31 +122,47 @@ def deploy(task: Task) -> Steps[None]:
 
 def deploy_form(task: Task) -> Steps[None]:
     """Deploy what the current request brings."""
+    asked = _asked(request.args)
+    task.facts["server"] = _servers(asked)
     with task.failing_as(FAILED_CREATE):
-        service().servers(asked_server())
-    with _received(task) as (upload, fields):
-        new_name = text(fields, "model_name_on_ollama")
-        yield from service().deploy(task, upload, new_name, options(fields), asked_server())
+        service().servers(asked.server)
+
+    def look(fields: Mapping[str, Any]) -> EarlyLook:
+        return look_early(service(), task, _asked(fields))
+
+    with _received(task, look) as (upload, fields):
+        asked, new_name = _asked(fields), text(fields, NEW_NAME)
+        task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
+        steps = service().deploy(task, upload, new_name, asked.options, asked.server)
+        yield from naming_ignored(steps)
+
+
+def _asked(fields: Mapping[str, Any]) -> Asked:
+    """What the fields ask for. Raises BadRequest."""
+    server = optional_text(fields, "server") or None
+    return Asked(optional_text(fields, NEW_NAME), options(fields), server)
 
 
 @blueprint.put("/upload/<filename>")
 @streamed(FAILED_UPLOAD)
 def upload_raw(task: Task, filename: str) -> Steps[None]:
     storage = service().storage
-    with storage.staging(task.uuid) as staging:
-        yield from service().upload(receive_raw(storage, staging, filename))
+    with storage.staging(task.uuid) as staging, _noted(task, staging):
+        upload = receive_raw(storage, staging, filename, EarlyLook())
+        yield from naming_ignored(service().upload(upload))
 
 
 @blueprint.put("/deploy/<filename>")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
-    new_name, asked = text(request.args, "model_name_on_ollama"), options(request.args)
-    with task.failing_as(FAILED_CREATE):
-        service().servers(asked_server())
+    new_name, asked = text(request.args, NEW_NAME), _asked(request.args)
+    task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
+    look = look_early(service(), task, asked)
     storage = service().storage
-    with storage.staging(task.uuid) as staging:
-        upload = receive_raw(storage, staging, filename)
-        yield from service().deploy(task, upload, new_name, asked, asked_server())
+    with storage.staging(task.uuid) as staging, _noted(task, staging):
+        upload = receive_raw(storage, staging, filename, look)
+        steps = service().deploy(task, upload, new_name, asked.options, asked.server)
+        yield from naming_ignored(steps)
 
 
 @blueprint.post("/check/")
@@ -116,7 +171,7 @@ def check() -> Response:
     """The report on a zip, which is not kept."""
     storage = service().storage
     with storage.staging(str(uuid4())) as staging:
-        upload, _ = receive(storage, staging)
+        upload, _ = receive(storage, staging, lambda fields: EarlyLook())
         return json_answer(service().check(upload))
 
 
@@ -134,8 +189,9 @@ def missing() -> Response:
 @blueprint.get("/<name>/")
 @fails_as(FAILED_GET)
 def report(name: str) -> Response:
-    """The report on a model."""
-    return json_answer(service().report(name))
+    """The report on a model, and its history where more is wanted."""
+    history = {"creates": service().creates(name)} if is_verbose() else {}
+    return json_answer({**service().report(name), **history})
 
 
 @blueprint.get("/<name>/modelfile")
@@ -156,6 +212,10 @@ def download(name: str) -> Response:
         response.headers.set("Content-Disposition", "attachment", **_file_name(f"{name}.zip"))
         response.call_on_close(opened.pop_all().close)
     return response
+
+
+def _servers(asked: Asked) -> str:
+    return asked.server or ",".join(current_app.config["OLLAMA_HOST"])
 
 
 def _file_name(name: str) -> dict[str, str]:

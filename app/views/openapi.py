@@ -241,7 +241,7 @@ def description() -> dict[str, Any]:
         },
         "/models/{name}/": {
             "get": _operation("Report on a model.", JSON, 400, 401, 404, 422),
-            "parameters": [_in_path("name")],
+            "parameters": [_in_path("name"), _VERBOSE],
         },
         "/models/{name}/modelfile": {
             "get": _operation("A model's Modelfile.", TEXT, 400, 401, 404, 422),
@@ -252,7 +252,10 @@ def description() -> dict[str, Any]:
             "parameters": [_in_path("name")],
         },
         "/uploads/": {
-            "post": _tus("Begin a resumable upload (tus).", "201", 400, 401, 403, 412, 413, 507),
+            "post": _tus(
+                *("Begin a resumable upload (tus).", "201"),
+                *(400, 401, 403, 412, 413, 422, 460, 507),
+            ),
         },
         "/uploads/{upload_id}": {
             "get": _tus("How much of an upload is here (tus: HEAD).", "200", 401, 404, 412),
@@ -261,6 +264,10 @@ def description() -> dict[str, Any]:
                 *(400, 401, 403, 404, 409, 412, 413, 415, 422, 423, 460, 507),
             ),
             "delete": _tus("Remove an upload (tus).", "204", 401, 403, 404, 412, 423),
+            "post": _tus(
+                *("What X-HTTP-Method-Override says: PATCH, DELETE or HEAD (tus).", "2XX"),
+                *(400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 423, 460, 507),
+            ),
             "parameters": [_in_path("upload_id")],
         },
         "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -15,11 +15,16 @@ from uuid import uuid4
 from flask import Response, current_app, request, stream_with_context
 
 from app import metrics
+from app.archive.intake import CutOff
 from app.errors import Failure, describe
+from app.logs import as_pairs, bounded
 from app.service.lines import Line, Steps, Task
 from app.storage.tasks import TaskLog
 
 HEARTBEAT_SECONDS = 9.0
+GONE = Failure(499, "The client hung up.")
+"""By nginx's status for a request whose client closed the connection before its answer."""
+FACT_CHARACTERS = 500
 MEDIA_TYPE = "application/x-ndjson"
 
 log = logging.getLogger(__name__)
@@ -64,15 +69,26 @@ def streamed(
             lines = stream_with_context(_encoded(task, view(task, **arguments), ratio_key, kept))
             try:
                 first = next(lines, b"")
+            except _Refused as refused:
+                return _refused(task, refused.failure, ratio_key)
             except Exception as error:
                 return failed(task, error, ratio_key)
             response = line_response(_resumed(first, lines))
+            response.headers["X-Task-UUID"] = task.uuid
             response.call_on_close(lines.close)  # type: ignore[attr-defined]
             return response
 
         return respond
 
     return decorate
+
+
+class _Refused(Exception):
+    """The task failed before its first line; that stands in the log already."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.error)
+        self.failure = failure
 
 
 def is_verbose() -> bool:
@@ -82,9 +98,15 @@ def is_verbose() -> bool:
 
 def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> Response:
     """The response for a task that failed before its first line."""
-    failure = logged(task, error)
-    body = _encode(task, failure.status, task.failure, ratio_key, 0, failure.details())
-    return line_response(body, failure.status)
+    return _refused(task, logged(task, error), ratio_key)
+
+
+def _refused(task: Task, failure: Failure, ratio_key: str) -> Response:
+    details = failure.details(verbose=is_verbose())
+    body = _encode(task, failure.status, task.failure, ratio_key, 0, details)
+    response = line_response(body, failure.status)
+    response.headers["X-Task-UUID"] = task.uuid
+    return response
 
 
 def line_response(body: bytes | Iterator[bytes], status: int = 200) -> Response:
@@ -105,15 +127,17 @@ def run_to_end(task: Task, steps: Steps[None]) -> tuple[list[Line], int]:
     """All lines of a task, and the HTTP status for them as a whole: that of a failure only where
     it came before the first line. A failure is the last line."""
     lines = []
-    try:
-        for step in steps:
-            if step is not None and not step.verbose:
-                lines.append(step)
-    except Exception as error:
-        failure = logged(task, error)
-        ratio = lines[-1].ratio if lines else 0
-        status = 200 if lines else failure.status
-        return [*lines, Line(task.failure, ratio, failure.details())], status
+    with _logged_at_its_end(task) as ended:
+        try:
+            for step in steps:
+                if step is not None and not step.verbose:
+                    lines.append(step)
+        except Exception as error:
+            failure = ended.fail(error)
+            ratio = lines[-1].ratio if lines else 0
+            status = 200 if lines else failure.status
+            return [*lines, Line(task.failure, ratio, failure.details())], status
+        ended.succeed()
     return lines, 200
 
 
@@ -121,18 +145,16 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
     """The task's lines as bytes, for as long as its client is there."""
     verbose = is_verbose()
     last: Line | None = None
-    sent_at = started_at = time.monotonic()
-    size = request.content_length
-    log.info("task %s: %s %s, %s bytes", task.uuid, request.method, request.path, size)
+    sent_at = time.monotonic()
+    begun = {"method": request.method, "path": request.path, "bytes": request.content_length}
+    log.info("task %s: begun %s", task.uuid, as_pairs(bounded(begun, FACT_CHARACTERS)))
     with ExitStack() as ending:
+        ended = ending.enter_context(_logged_at_its_end(task))
         keep = ending.enter_context(_task_log().writer(task.uuid)) if kept else _drop
-        kind = str(request.endpoint).removeprefix("models.")
-        watched = ending.enter_context(metrics.watched(kind))
         ending.callback(steps.close)
         try:
             for step in steps:
                 if not client_is_there():
-                    log.info("task %s: the client has left", task.uuid)
                     if step is not None and not step.verbose:  # It is true all the same.
                         keep(_encode(task, 200, step.action, ratio_key, step.ratio, step.details))
                     return
@@ -147,17 +169,70 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                 if not step.verbose:
                     keep(line)
                 yield line
-            watched.status = "200"
+            ended.succeed()
         except Exception as error:
-            failure = logged(task, error) if last else describe(error)
-            watched.status = str(failure.status)
+            failure = ended.fail(error)
             ratio = last.ratio if last else 0
-            line = _encode(task, failure.status, task.failure, ratio_key, ratio, failure.details())
+            details = failure.details(verbose=verbose)
+            line = _encode(task, failure.status, task.failure, ratio_key, ratio, details)
             keep(line)
             if last is None:
-                raise
+                raise _Refused(failure) from error
             yield line
-    log.info("task %s: ended after %.3f s", task.uuid, time.monotonic() - started_at)
+
+
+class _Ended:
+    """How a task has ended; until it says so, its client has hung up."""
+
+    def __init__(self) -> None:
+        self.failure: Failure | None = GONE
+        self.unforeseen: Exception | None = None
+
+    def fail(self, error: Exception) -> Failure:
+        """Take the error, and return what the client is told of it."""
+        self.failure = _told(error)
+        self.unforeseen = error if self.failure.status == 500 else None
+        return self.failure
+
+    def succeed(self) -> None:
+        """The task has done all of its work."""
+        self.failure = None
+
+
+@contextmanager
+def _logged_at_its_end(task: Task) -> Iterator[_Ended]:
+    """Count the task of the current request, and say in one line of the log how it has ended."""
+    started_at = time.monotonic()
+    kind = str(request.endpoint).removeprefix("models.")
+    ended = _Ended()
+    with metrics.watched(kind) as watched:
+        try:
+            yield ended
+        except _Refused:
+            raise
+        except Exception as error:
+            raise _Refused(ended.fail(error)) from error
+        finally:
+            status = ended.failure.status if ended.failure else 200
+            watched.status = "left" if ended.failure is GONE else str(status)
+            facts = {
+                "task_uuid": task.uuid,
+                "kind": kind,
+                "status": status,
+                "client": request.remote_addr or "",
+                **task.facts,
+                "bytes": watched.received_bytes,
+                "seconds": round(time.monotonic() - started_at, 3),
+                "phases": {name: round(took, 3) for name, took in watched.seconds.items()},
+                "error": ended.failure.error if ended.failure else "",
+            }
+            facts = bounded(facts, FACT_CHARACTERS)
+            level = logging.WARNING if ended.failure else logging.INFO
+            log.log(
+                *(level, "task %s: ended %s", task.uuid, as_pairs(facts)),
+                exc_info=ended.unforeseen,
+                extra=facts,
+            )
 
 
 def _encode(
@@ -184,10 +259,18 @@ def _task_log() -> TaskLog:
 def logged(task: Task, error: Exception) -> Failure:
     """What a client is told of the error, once it stands in the log: with its traceback where
     nothing in errors.STATUS foresees it."""
-    failure = describe(error)
+    failure = _told(error)
     unforeseen = error if failure.status == 500 else None
     log.warning("task %s: %s %s", task.uuid, failure.status, failure.error, exc_info=unforeseen)
     return failure
+
+
+def _told(error: Exception) -> Failure:
+    """What the error means to the client: GONE where it is only that it has hung up within its
+    request."""
+    failure = describe(error)
+    is_cut_off = failure.status == 400 or isinstance(error, (ConnectionError, CutOff))
+    return GONE if is_cut_off and not client_is_there() else failure
 
 
 def client_is_there() -> bool:

@@ -1,24 +1,24 @@
-"""Zips on their way in: their bytes go straight to where they are worked on."""
+"""Uploads on their way in: their bytes go straight to where they are worked on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from app.archive.headers import header_is_known
+from app.archive.intake import OnFile
 from app.connection import Connection
-from app.metrics import RECEIVED_BYTES, phase
+from app.metrics import phase, received
 from app.planning.options import BadRequest
 from app.service.work import Upload
 from app.storage.directory import Storage
 from app.storage.names import name_of_upload
 from app.storage.staging import Staging
-from app.views.form import BLOCK, form_parts
+from app.views.form import BLOCK
+from app.views.form_upload import FormUpload, Look
 
-FILE_FIELDS = ("Model", "model")
-MAX_FIELD_BYTES = 500_000
+FIRST_READ = 16 * 2**10
 
 
 class UploadRequest(Request):
@@ -30,67 +30,44 @@ class UploadRequest(Request):
         raise BadRequest(f"The body isn't JSON: {e}.")
 
 
-def receive(storage: Storage, staging: Staging) -> tuple[Upload, Mapping[str, str]]:
-    """Read the form: the zip into `staging`, and the other fields.
+def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Mapping[str, str]]:
+    """Read the form: its files into `staging`, and the other fields.
 
     The model is held from the moment that its name is known, so that a model another task works on
-    is refused before the zip is sent. Raises what errors.STATUS lists.
+    is refused before its files are sent. Raises what errors.STATUS lists.
     """
     _check_form()
     check_size(storage)
-    return _read_form(staging)
+    boundary = request.mimetype_params["boundary"]
+    with phase("receive"):
+        form = FormUpload(staging, look, request.args, storage.limits.entries)
+        return form.read(_growing(), boundary)
 
 
-def receive_raw(storage: Storage, staging: Staging, filename: str) -> Upload:
-    """Read a body that is the zip itself, as `curl -T` sends it; raises as `receive` does."""
-    check_size(storage)
-    upload = _begin(staging, filename)
-    _take("raw", upload, iter(partial(request.stream.read, BLOCK), b""))
-    return upload
-
-
-def _read_form(staging: Staging) -> tuple[Upload, Mapping[str, str]]:
-    upload, upload_field = None, ""
-    fields: dict[str, str] = {}
-    for part in form_parts(request.stream.read, request.mimetype_params["boundary"]):
-        if part.filename is None:
-            left = MAX_FIELD_BYTES - sum(map(len, fields.values()))
-            fields.setdefault(part.name, _text(part.content, left))
-            continue
-        if upload is not None:
-            raise BadRequest("The form holds more than one file. Send one zip at a time.")
-        if not part.filename:
-            raise BadRequest("No file was chosen. Send a zip in the field 'Model'.")
-        upload, upload_field = _begin(staging, part.filename), part.name
-        _take("form", upload, part.content)
-    if upload is None:
-        raise BadRequest("The form has no file. Send the zip in the field 'Model'.")
-    if upload_field not in FILE_FIELDS:
-        raise BadRequest(f"The file came in the field {upload_field!r}, not in 'Model'.")
-    return upload, fields
-
-
-def _begin(staging: Staging, filename: str) -> Upload:
+def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFile) -> Upload:
+    """Read a body that is the upload itself, as `curl -T` sends it; raises as `receive` does."""
     upload = Upload(staging, filename, name_of_upload(filename))
     staging.hold(upload.name)
+    check_size(storage)
+    with phase("receive"), staging.receive(filename, on_file) as arrival:
+        for piece in iter(partial(_growing(), BLOCK), b""):
+            arrival.write(piece)
+            received("raw", len(piece))
     return upload
 
 
-def _take(way: str, upload: Upload, pieces: Iterable[bytes]) -> None:
-    receive = partial(upload.staging.receive, upload.filename, header_is_known)
-    with phase("receive"), receive() as arrival:
-        for piece in pieces:
-            arrival.write(piece)
-            RECEIVED_BYTES.labels(way).inc(len(piece))
+def _growing() -> Callable[[int], bytes]:
+    """Reads the body: little at first, so that a slow client's mistake is seen as soon as it has
+    come, and then in blocks that cost least."""
+    most = FIRST_READ
 
+    def read(size: int) -> bytes:
+        nonlocal most
+        block = request.stream.read(min(size, most))
+        most = min(2 * most, BLOCK)
+        return block
 
-def _text(pieces: Iterable[bytes], most: int) -> str:
-    content = bytearray()
-    for piece in pieces:
-        content += piece
-        if len(content) > most:
-            raise RequestEntityTooLarge
-    return content.decode(errors="replace")
+    return read
 
 
 def _check_form() -> None:

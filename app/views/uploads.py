@@ -6,17 +6,24 @@ An upload that has arrived whole is named in the JSON body of /models/upload/ or
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from wsgiref.handlers import format_date_time
 
 from flask import Blueprint, Response, current_app, request, url_for
-from werkzeug.exceptions import PreconditionFailed, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import (
+    MethodNotAllowed,
+    PreconditionFailed,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from app.archive.headers import header_is_known
-from app.metrics import RECEIVED_BYTES
+from app.metrics import received
 from app.planning.options import BadRequest
+from app.storage.failures import NoSuchUpload, UploadLocked
 from app.storage.names import name_of_upload
-from app.storage.partial import PartialUpload, PartialUploads
+from app.storage.partial import CHECKSUMS, Checksum, PartialUpload, PartialUploads
 from app.views.answers import service
 from app.views.form import BLOCK
 from app.views.stream import fails_as
@@ -48,7 +55,7 @@ def capabilities() -> Response:
     """What of the protocol there is."""
     response = Response(status=204)
     response.headers["Tus-Extension"] = EXTENSIONS
-    response.headers["Tus-Checksum-Algorithm"] = "sha256"
+    response.headers["Tus-Checksum-Algorithm"] = ",".join(CHECKSUMS)
     response.headers["Tus-Max-Size"] = str(current_app.config["MAX_CONTENT_LENGTH"])
     return response
 
@@ -65,7 +72,13 @@ def create() -> Response:
     name_of_upload(metadata.get("filename", ""))
     upload = _uploads().create(length, metadata)
     if request.mimetype == CHUNK:
-        upload = _append(upload.id, 0)
+        try:
+            upload = _append(upload.id, 0)
+        except Exception:
+            # Its client doesn't know it, and so can't go on with it.
+            with suppress(NoSuchUpload, UploadLocked):
+                _uploads().remove(upload.id)
+            raise
     response = _answer(201, upload)
     response.headers["Location"] = url_for("uploads.state", upload_id=upload.id)
     return response
@@ -79,7 +92,7 @@ def state(upload_id: str) -> Response:
     response = _answer(200, upload)
     response.headers["Upload-Length"] = str(upload.length)
     response.headers["Upload-Metadata"] = ",".join(
-        f"{key} {base64.b64encode(value.encode()).decode()}"
+        f"{key} {base64.b64encode(value.encode()).decode()}".rstrip()
         for key, value in upload.metadata.items()
     )
     return response
@@ -102,19 +115,31 @@ def terminate(upload_id: str) -> Response:
     return Response(status=204)
 
 
+@blueprint.post("/<upload_id>")
+@fails_as(FAILED)
+def overridden(upload_id: str) -> Response:
+    """What X-HTTP-Method-Override says, for clients that can send nothing but POST."""
+    views = {"PATCH": append, "DELETE": terminate, "HEAD": state}
+    view = views.get(request.headers.get("X-HTTP-Method-Override", "").upper())
+    if view is None:
+        raise MethodNotAllowed(("GET", "HEAD", "PATCH", "DELETE"))
+    response: Response = view(upload_id)
+    return response
+
+
 def _uploads() -> PartialUploads:
     return service().storage.uploads
 
 
 def _append(upload_id: str, at: int) -> PartialUpload:
     check_size(service().storage)
-    sha256 = _checksum()
-    return _uploads().append(upload_id, at, _blocks(), on_file=header_is_known, sha256=sha256)
+    checksum = _checksum()
+    return _uploads().append(upload_id, at, _blocks(), on_file=header_is_known, checksum=checksum)
 
 
 def _blocks() -> Iterator[bytes]:
     for block in iter(partial(request.stream.read, BLOCK), b""):
-        RECEIVED_BYTES.labels("resumable").inc(len(block))
+        received("resumable", len(block))
         yield block
 
 
@@ -133,24 +158,27 @@ def _number(header: str) -> int:
     return int(text)
 
 
-def _checksum() -> bytes | None:
-    """The sha256 that Upload-Checksum gives the bytes that are sent."""
+def _checksum() -> Checksum | None:
+    """What Upload-Checksum says of the bytes that are sent."""
     text = request.headers.get("Upload-Checksum")
     if text is None:
         return None
     algorithm, _, encoded = text.partition(" ")
-    digest = _decoded(encoded)
-    if algorithm != "sha256" or len(digest) != 32:
-        raise BadRequest("The header Upload-Checksum must be sha256 and that digest in Base64.")
-    return digest
+    checksum = Checksum(algorithm, _decoded(encoded))
+    if len(checksum.digest) != CHECKSUMS.get(algorithm):
+        known = " or ".join(CHECKSUMS)
+        raise BadRequest(f"The header Upload-Checksum must be {known} and that digest in Base64.")
+    return checksum
 
 
 def _metadata() -> Mapping[str, str]:
     """Upload-Metadata: keys with their values in Base64, between commas."""
     pairs = filter(None, map(str.strip, request.headers.get("Upload-Metadata", "").split(",")))
-    metadata = {}
+    metadata: dict[str, str] = {}
     for pair in pairs:
         key, _, encoded = pair.partition(" ")
+        if key in metadata:
+            raise BadRequest(f"The header Upload-Metadata has the key {key!r} twice.")
         metadata[key] = _decoded(encoded).decode(errors="replace")
     return metadata
 
