@@ -66,6 +66,6 @@ $(ORACLES)/.installed: tests/oracles/requirements.txt
 # Each reader of strangers' bytes in turn, with atheris: make fuzz SECONDS=600
 fuzz: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test,fuzz]'
-	for target in zip tar gguf safetensors; do \
+	for target in zip tar gguf safetensors peft tokenizer; do \
 		$(VENV)/bin/python -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; \
 	done
