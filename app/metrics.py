@@ -126,7 +126,7 @@ def _add(file: Path, total: Path) -> None:
 
 # Each has a label, and so no file before it counts: a process that only merges makes none.
 RECEIVED_BYTES = Counter(
-    "model_handler_received_bytes", "Bytes of zips that have arrived, by form or raw.", ["way"]
+    "model_handler_received_bytes", "Bytes of zips that have arrived, by form or raw.", ["kind"]
 )
 _TASKS = Counter(
     "model_handler_tasks",

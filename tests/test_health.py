@@ -83,7 +83,7 @@ def test_metrics_add_up_over_all_workers(models_dir: Path, standin: Standin, zip
     assert found['model_handler_tasks_total{kind="upload",status="200"}'] == 6
     assert found['model_handler_tasks_total{kind="upload",status="400"}'] == 1
     assert found['model_handler_tasks_total{kind="create",status="200"}'] == 1
-    assert found['model_handler_received_bytes_total{way="form"}'] == 7 * zips.both.stat().st_size
+    assert found['model_handler_received_bytes_total{kind="form"}'] == 7 * zips.both.stat().st_size
     assert found['model_handler_phase_seconds_count{phase="extract"}'] == 6
     assert found['model_handler_running_tasks{kind="create"}'] == 0
     assert found["model_handler_free_bytes"] > 0

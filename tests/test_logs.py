@@ -89,7 +89,7 @@ def test_an_unforeseen_error_is_logged_once(
     def fail(*_: object) -> None:
         raise RuntimeError("the cause")
 
-    monkeypatch.setattr("app.service.work.Service.report", fail)
+    monkeypatch.setattr("app.service.work.Service.describe", fail)
     answer = app.test_client().get("/models/m/", headers={"Accept": accept})
     assert answer.status_code == 500
     assert "the cause" not in answer.text
@@ -102,7 +102,7 @@ def test_restarts_leave_no_files_of_counts_and_lose_none(tmp_path: Path) -> None
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("2\n")
-    assert 'model_handler_received_bytes_total{way="raw"} 35.0' in done.stdout
+    assert 'model_handler_received_bytes_total{kind="raw"} 35.0' in done.stdout
 
 
 def test_a_start_removes_the_counts_of_one_that_was_killed_alone(tmp_path: Path) -> None:

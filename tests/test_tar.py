@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.archive.arrival import Arrival
-from app.archive.content import BLOCK
+from app.archive.decoder import BLOCK
 from app.archive.limits import ArchiveError, Limits
 from app.archive.tar import zstd
 from tests.conftest import require_program

@@ -2,7 +2,7 @@
 
 So every byte is written once, in its final form. What stays of a zip itself is a sparse file:
 everything but the contents, each record at its place. ZipArchive reads that as it reads a whole zip
-and holds what was unpacked against it; until then, nothing that was unpacked has even a name.
+and checks what was unpacked against it; until then, nothing that was unpacked has even a name.
 """
 
 import os

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from app.archive.content import Unpacked
+from app.archive.decoder import Unpacked
 from app.archive.limits import ArchiveError, Limits, check_count, check_ratio
 from app.archive.names import Names
 from app.archive.writing import HashedFile, Writer, write_all

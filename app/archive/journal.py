@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.archive.content import Unpacked
+from app.archive.decoder import Unpacked
 from app.archive.intake import Arrived
 
 NAME = "journal"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.archive.content import BLOCK, STORED, Content, Unpacked, check_method
+from app.archive.decoder import BLOCK, STORED, Decoder, Unpacked, check_method
 from app.archive.limits import ArchiveError, Limits, check_ratio
 from app.archive.names import Names, is_junk, without_common_folder
 from app.archive.zip_records import Followed, Record, RecordReader
@@ -134,7 +134,7 @@ class ZipArchive(Archive):
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         assert entry.record is not None
-        content = Content(entry.name, entry.record.method, entry.size)
+        content = Decoder(entry.name, entry.record.method, entry.size)
         for block in self._compressed(entry.record):
             yield from content.feed(block)
         content.check(entry.record)

@@ -14,7 +14,7 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
-from app.archive.content import BLOCK
+from app.archive.decoder import BLOCK
 from app.archive.intake import Arrived, Buffer, CutOff, Intake, Waiting
 from app.archive.limits import ArchiveError, check_ratio
 from app.archive.names import is_junk, readable

@@ -1,13 +1,13 @@
 """A zip's entries, unpacked as they arrive.
 
 They are followed by their local headers and refused as soon as those, or the first bytes after
-them, tell. Archive holds them against the central directory when all is here.
+them, tell. Archive checks them against the central directory when all is here.
 """
 
 import sys
 from collections.abc import Generator
 
-from app.archive.content import DEFLATED, STORED, Content, check_method
+from app.archive.decoder import DEFLATED, STORED, Decoder, check_method
 from app.archive.intake import Arrived, Buffer, Intake, Output, Waiting
 from app.archive.limits import ArchiveError, check_ratio
 from app.archive.names import is_junk
@@ -83,11 +83,11 @@ def _entry(intake: Intake, raw: Buffer, spool: bool) -> Generator[None, None, bo
 
 def _content(
     intake: Intake, raw: Buffer, header: LocalHeader, name: str, stated: bool, spool: bool
-) -> Generator[None, None, tuple[Content, Output | None]]:
+) -> Generator[None, None, tuple[Decoder, Output | None]]:
     size = header.size if stated else None
     if size is not None:
         check_ratio(repr(name), size, header.compressed_size, intake.limits)
-    content = Content(name, header.method, sys.maxsize if size is None else size)
+    content = Decoder(name, header.method, sys.maxsize if size is None else size)
     left = header.compressed_size if stated else sys.maxsize
     wanted = not name.endswith("/") and not is_junk(name)
     is_stored = header.method == STORED
@@ -109,7 +109,7 @@ def _content(
     return content, output
 
 
-def _descriptor(raw: Buffer, content: Content, name: str) -> Waiting:
+def _descriptor(raw: Buffer, content: Decoder, name: str) -> Waiting:
     yield from raw.need(DESCRIPTOR_BYTES)
     found = raw.peek(DESCRIPTOR_BYTES)
     size = descriptor_size(found, content.crc, content.compressed_size, content.size, wrapped=True)

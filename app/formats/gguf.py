@@ -3,7 +3,7 @@
 The format is that of ggml's docs/gguf.md; where that is silent, what llama.cpp's gguf.cpp takes.
 Whatever the bytes are, reading takes at most HEADER_BYTES of input and ITEMS strings of arrays,
 and stays below 64 MiB of memory. That needs no process of its own: each value is checked before
-anything is made of it (`make fuzz` holds this against a coverage-guided fuzzer).
+anything is made of it (`make fuzz` checks this with a coverage-guided fuzzer).
 """
 
 import re

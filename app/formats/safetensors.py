@@ -3,7 +3,7 @@
 The format is that of the safetensors README. Its reference implementation takes headers of up to
 100 MB; here HEADER_BYTES and SEPARATORS, room for some 50,000 tensors, bound what the JSON can take
 of memory, and every number is checked before anything is computed from it. So no header needs a
-process of its own (`make fuzz` holds this against a coverage-guided fuzzer).
+process of its own (`make fuzz` checks this with a coverage-guided fuzzer).
 """
 
 import json

@@ -18,7 +18,7 @@ from app.planning.unusable import Unusable
 
 # What Ollama's own converter for adapters knows. Source: Ollama, convert/convert.go, v0.34.0.
 CONVERTED_BY_OLLAMA = ("llama", "gemma2")
-# transformers' classes that are converted here, by GGUF's architecture; a test holds this against
+# transformers' classes that are converted here, by GGUF's architecture; a test checks this against
 # the converter's own table.
 CONVERTIBLE: Mapping[str, tuple[str, ...]] = {
     "llama": (

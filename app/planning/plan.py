@@ -29,7 +29,7 @@ class Plan:
     """
 
     modelfile: Modelfile
-    template: str | None
+    modelfile_template: str | None
     template_reason: str
     files: Mapping[str, ModelFile]
     adapters: Mapping[str, ModelFile]
@@ -102,7 +102,7 @@ def make_plan(
     files, adapters = _sent(selection)
     return Plan(
         modelfile=modelfile,
-        template=template,
+        modelfile_template=template,
         template_reason=reason,
         files=plainly_named(projector) if conversion else files,
         adapters={} if conversion and conversion.adapter else adapters,

@@ -36,12 +36,12 @@ class Selection:
         return [part for part in (self.base, self.projector, self.adapter) if part is not None]
 
     def facts(self) -> dict[str, Any]:
-        """What the model is, for its report; None where its files don't say."""
+        """What the model is, for its description; None where its files don't say."""
         facts = {"kind": "+".join(part.kind for part in self.parts)}
         main = self.base or self.adapter
         return facts | (main.facts() if main else {})
 
-    def files(self) -> dict[str, str]:
+    def kinds(self) -> dict[str, str]:
         """Kind of each file that is part of the model, by name."""
         kinds = {file.name: part.kind for part in self.parts for file in part.files}
         if self.importance_matrix is not None:

@@ -1,7 +1,7 @@
 """The work itself: a zip to a model in the models directory, and that to a model on Ollama.
 
-Each function is a generator: what it raises before its first line was known before any work began
-and left nothing behind; the lines after that are the contract's.
+What changes something is a generator: what it raises before its first line was known before any
+work began and left nothing behind; the lines after that are the contract's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ from app.ollama.address import ollama_url
 from app.ollama.client import Ollama, OllamaError
 from app.planning.contents import examine
 from app.planning.conversion import Conversion
+from app.planning.description import describe_model
 from app.planning.options import BadRequest, Options
 from app.planning.plan import Plan
-from app.planning.report import describe_model
 from app.planning.selection import Selection, select
 from app.progress import Report
 from app.service.conversion import check
@@ -205,7 +205,7 @@ class Service:
                 )
                 raise
 
-    def report(self, name: str) -> dict[str, Any]:
+    def describe(self, name: str) -> dict[str, Any]:
         """What the model `name` is; a digest that isn't known yet is None."""
         model = self.storage.model(name)
         kept = model.manifest().facts
@@ -221,7 +221,7 @@ class Service:
         return self.storage.model(name).creates()
 
     def check(self, upload: Upload) -> dict[str, Any]:
-        """The report on an upload, every byte of which is read and none is kept."""
+        """The description of an upload, every byte of which is read and none is kept."""
         with upload.staging.archive() as archive:
             selection = select(examine(entries(archive)))
             files = {

@@ -31,14 +31,14 @@ _TYPES: Mapping[str, type] = {
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A model's file as its manifest knows it; the digest (hex) holds while size (bytes) and time
-    of change (ns) do."""
+    """A model's file as its manifest knows it; the digest (hex) is true while size (bytes) and
+    time of change (ns) are the same."""
 
     size: int
     mtime_ns: int
     sha256: str
 
-    def holds(self, status: os.stat_result) -> bool:
+    def matches(self, status: os.stat_result) -> bool:
         """Whether a file of that status is still the one that this is about."""
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
@@ -116,4 +116,4 @@ def _stored_file(entry: Any) -> StoredFile:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise _Invalid(f"it holds {name}")
+    raise _Invalid(f"it has {name}")

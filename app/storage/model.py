@@ -33,12 +33,16 @@ class Model:
         self.folder = folder
 
     def files(self) -> list[ModelFile]:
-        """Its files in name order, with the digests that still hold. Raises NoSuchModel where its
-        folder has gone; leaves out what can't be looked at."""
+        """Its files in name order, with the digests that are still true; without those that can't
+        be looked at. Raises NoSuchModel where its folder has gone."""
         known = self.manifest().files
         return [
             ModelFile(
-                name, status.st_size, partial(_opened, path), path, _held(known, name, status)
+                name,
+                status.st_size,
+                partial(_opened, path),
+                path,
+                _digest(known, name, status),
             )
             for name, path, status in self._found([])
         ]
@@ -68,14 +72,14 @@ class Model:
         return facts
 
     def published_files(self) -> Iterator[tuple[Path, StoredFile]]:
-        """Path and manifest entry of each file whose digest holds; none of a folder that was placed
-        manually."""
+        """Path and manifest entry of each file whose digest is true; none of a folder that was
+        placed manually."""
         manifest = self.manifest()
         for name, entry in manifest.files.items() if "created_at" in manifest.facts else ():
             path = self.folder / name
             with suppress(OSError):
                 status = path.lstat()
-                if stat.S_ISREG(status.st_mode) and entry.holds(status):
+                if stat.S_ISREG(status.st_mode) and entry.matches(status):
                     yield path, entry
 
     def note(self, **facts: Any) -> None:
@@ -248,9 +252,9 @@ def _opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _held(known: Any, name: str, status: os.stat_result) -> str | None:
+def _digest(known: Any, name: str, status: os.stat_result) -> str | None:
     entry = known.get(name)
-    return entry.sha256 if entry is not None and entry.holds(status) else None
+    return entry.sha256 if entry is not None and entry.matches(status) else None
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.archive.arrival import Arrival
-from app.archive.content import Unpacked
+from app.archive.decoder import Unpacked
 from app.archive.intake import OnFile
 from app.archive.limits import ArchiveError
 from app.archive.names import Names, is_own
@@ -284,7 +284,7 @@ def _link(published: Path, entry: StoredFile, link: Path) -> bool:
     with suppress(OSError):
         os.link(published, link, follow_symlinks=False)
         # By now another file may have that name.
-        if entry.holds(link.stat()):
+        if entry.matches(link.stat()):
             return True
         link.unlink()
     return False

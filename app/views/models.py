@@ -168,7 +168,7 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
 @blueprint.post("/check/")
 @fails_as("Failed check model file.")
 def check() -> Response:
-    """The report on a zip, which is not kept."""
+    """The description of a zip, which is not kept."""
     storage = service().storage
     with storage.staging(str(uuid4())) as staging:
         upload, _ = receive(storage, staging, lambda fields: EarlyLook())
@@ -188,10 +188,10 @@ def missing() -> Response:
 
 @blueprint.get("/<name>/")
 @fails_as(FAILED_GET)
-def report(name: str) -> Response:
-    """The report on a model, and its history where more is wanted."""
+def describe(name: str) -> Response:
+    """The description of a model, and its history where more is wanted."""
     history = {"creates": service().creates(name)} if is_verbose() else {}
-    return json_answer({**service().report(name), **history})
+    return json_answer({**service().describe(name), **history})
 
 
 @blueprint.get("/<name>/modelfile")

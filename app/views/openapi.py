@@ -227,7 +227,7 @@ def description() -> dict[str, Any]:
         },
         "/models/check/": {
             "post": _operation(
-                "Report on a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+                "Describe a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
             )
         },
         "/models/missing/": {
@@ -240,7 +240,7 @@ def description() -> dict[str, Any]:
             )
         },
         "/models/{name}/": {
-            "get": _operation("Report on a model.", JSON, 400, 401, 404, 422),
+            "get": _operation("Describe a model.", JSON, 400, 401, 404, 422),
             "parameters": [_in_path("name"), _VERBOSE],
         },
         "/models/{name}/modelfile": {

@@ -50,7 +50,7 @@ def stored(path: Path, tensor: safetensors.Tensor) -> StoredRows:
 
 
 def changes(
-    contents: names.Contents, path: Path, config: AdapterConfig, model: Model, scale: float
+    contents: names.AdapterTensors, path: Path, config: AdapterConfig, model: Model, scale: float
 ) -> Iterator[Change]:
     """The low-rank changes. Raises WeightsError, which names the module."""
     modules = {

@@ -38,7 +38,7 @@ _UNUSED = re.compile(
 
 
 @dataclass
-class Contents:
+class AdapterTensors:
     """What an adapter's file holds, by names without PEFT's prefix: of each module the parts that
     change it, and `whole` tensors that take another one's place."""
 
@@ -46,9 +46,9 @@ class Contents:
     whole: dict[str, safetensors.Tensor] = field(default_factory=dict)
 
 
-def read_names(tensors: Mapping[str, safetensors.Tensor], mlx: bool) -> Contents:
+def read_names(tensors: Mapping[str, safetensors.Tensor], mlx: bool) -> AdapterTensors:
     """Sort the tensors of an adapter's file. Raises WeightsError, which names the tensor."""
-    contents = Contents()
+    contents = AdapterTensors()
     adapters: set[str] = set()
     for key, tensor in tensors.items():
         if _UNUSED.search(key):
@@ -75,7 +75,7 @@ def read_names(tensors: Mapping[str, safetensors.Tensor], mlx: bool) -> Contents
 
 
 def _sort(
-    contents: Contents, adapters: set[str], key: str, tensor: safetensors.Tensor, mlx: bool
+    contents: AdapterTensors, adapters: set[str], key: str, tensor: safetensors.Tensor, mlx: bool
 ) -> None:
     name = key.removeprefix(_PREFIX)
     if mlx:

@@ -18,12 +18,12 @@ def describe_model(
     templates: Templates,
     created_at: str | None,
 ) -> dict[str, Any]:
-    """The report on the model `name`; `files` has `size` and `sha256` of each file by name.
+    """The description of the model `name`; `files` has `size` and `sha256` of each file by name.
 
     `problems` are sentences: what keeps it from being created as it is, what may not work as it was
     meant, and what is ignored.
     """
-    kinds = selection.files()
+    kinds = selection.kinds()
     described: dict[str, Any] = {
         "model": name,
         "created_at": created_at,
@@ -46,6 +46,6 @@ def describe_model(
         hint = getattr(error, "hint", None)
         problems += [*selection.notes, " ".join(filter(None, (str(error), hint)))]
     else:
-        described |= {"template": plan.template, "template_reason": plan.template_reason}
+        described |= {"template": plan.modelfile_template, "template_reason": plan.template_reason}
         problems += plan.problems
     return {**described, "problems": problems}

@@ -40,7 +40,7 @@ def check_method(name: str, method: int) -> None:
         )
 
 
-class Content:
+class Decoder:
     """What an entry's compressed bytes hold: given piece by piece, counted and checked.
 
     `most` bytes are given at most. `size`, `compressed_size` and `crc` are of what has been.
