@@ -103,7 +103,7 @@ def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> R
 
 def _refused(task: Task, failure: Failure, ratio_key: str) -> Response:
     details = failure.details(verbose=is_verbose())
-    body = _encode(task, failure.status, task.failure, ratio_key, 0, details)
+    body = encode(task, failure.status, task.failure, ratio_key, 0, details)
     response = line_response(body, failure.status)
     response.headers["X-Task-UUID"] = task.uuid
     return response
@@ -127,7 +127,7 @@ def run_to_end(task: Task, steps: Steps[None]) -> tuple[list[Line], int]:
     """All lines of a task, and the HTTP status for them as a whole: that of a failure only where
     it came before the first line. A failure is the last line."""
     lines = []
-    with _logged_at_its_end(task) as ended:
+    with logged_at_its_end(task) as ended:
         try:
             for step in steps:
                 if step is not None and not step.verbose:
@@ -149,14 +149,14 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
     begun = {"method": request.method, "path": request.path, "bytes": request.content_length}
     log.info("task %s: begun %s", task.uuid, as_pairs(bounded(begun, FACT_CHARACTERS)))
     with ExitStack() as ending:
-        ended = ending.enter_context(_logged_at_its_end(task))
-        keep = ending.enter_context(_task_log().writer(task.uuid)) if kept else _drop
+        ended = ending.enter_context(logged_at_its_end(task))
+        keep = ending.enter_context(task_log().writer(task.uuid)) if kept else _drop
         ending.callback(steps.close)
         try:
             for step in steps:
                 if not client_is_there():
                     if step is not None and not step.verbose:  # It is true all the same.
-                        keep(_encode(task, 200, step.action, ratio_key, step.ratio, step.details))
+                        keep(encode(task, 200, step.action, ratio_key, step.ratio, step.details))
                     return
                 if step is None or (step.verbose and not verbose):
                     silent = time.monotonic() - sent_at
@@ -165,7 +165,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                     step = Line("Still working.", last.ratio, last.details, verbose=True)
                 last, sent_at = step, time.monotonic()
                 details = {**step.details, **step.more} if verbose else step.details
-                line = _encode(task, 200, step.action, ratio_key, step.ratio, details)
+                line = encode(task, 200, step.action, ratio_key, step.ratio, details)
                 if not step.verbose:
                     keep(line)
                 yield line
@@ -174,7 +174,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
             failure = ended.fail(error)
             ratio = last.ratio if last else 0
             details = failure.details(verbose=verbose)
-            line = _encode(task, failure.status, task.failure, ratio_key, ratio, details)
+            line = encode(task, failure.status, task.failure, ratio_key, ratio, details)
             keep(line)
             if last is None:
                 raise _Refused(failure) from error
@@ -200,7 +200,7 @@ class _Ended:
 
 
 @contextmanager
-def _logged_at_its_end(task: Task) -> Iterator[_Ended]:
+def logged_at_its_end(task: Task) -> Iterator[_Ended]:
     """Count the task of the current request, and say in one line of the log how it has ended."""
     started_at = time.monotonic()
     kind = str(request.endpoint).removeprefix("models.")
@@ -235,9 +235,10 @@ def _logged_at_its_end(task: Task) -> Iterator[_Ended]:
             )
 
 
-def _encode(
+def encode(
     task: Task, status: int, action: str, ratio_key: str, ratio: float, details: dict[str, Any]
 ) -> bytes:
+    """A line of the contract's shape."""
     message = {
         "action": action,
         "task_uuid": task.uuid,
@@ -251,7 +252,8 @@ def _drop(line: bytes) -> None:
     """Keep no line."""
 
 
-def _task_log() -> TaskLog:
+def task_log() -> TaskLog:
+    """Where the lines of tasks are kept."""
     tasks: TaskLog = current_app.extensions["service"].tasks
     return tasks
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from flask import Blueprint, Response, request
 
-from app.metrics import RECEIVED_BYTES
+from app.metrics import received
 from app.planning.options import BadRequest
 from app.storage.failures import WrongDigest
 from app.views.answers import service
@@ -54,5 +54,5 @@ def _sha256(digest: str) -> str:
 
 def _blocks() -> Iterator[bytes]:
     for block in iter(partial(request.stream.read, BLOCK), b""):
-        RECEIVED_BYTES.labels("blob").inc(len(block))
+        received("blob", len(block))
         yield block

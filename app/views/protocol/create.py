@@ -6,14 +6,13 @@ Source: Ollama, server/create.go and server/routes.go (streamResponse, waitForSt
 import json
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
 from flask import Blueprint, Response, current_app, request, stream_with_context
 
-from app import metrics
-from app.errors import describe
+from app.errors import Failure
 from app.planning.create_request import parse
 from app.planning.options import BadRequest, read_json
 from app.service.creating import Creation
@@ -23,7 +22,14 @@ from app.views.answers import JSON_BYTES, service
 from app.views.protocol import go_json
 from app.views.protocol.answers import BARE_JSON, NDJSON, encoded, json_answer, refusal, sentence
 from app.views.protocol.progress import Progress
-from app.views.stream import HEARTBEAT_SECONDS, client_is_there, logged
+from app.views.stream import (
+    GONE,
+    HEARTBEAT_SECONDS,
+    client_is_there,
+    encode,
+    logged_at_its_end,
+    task_log,
+)
 
 SUCCESS = {"status": "success"}
 Lines = Generator[dict[str, Any], None, None]
@@ -31,8 +37,13 @@ Lines = Generator[dict[str, Any], None, None]
 blueprint = Blueprint("protocol", __name__, url_prefix="/api")
 
 
-class ClientLeft(Exception):
-    """Nobody waits for the model any more."""
+class Failed(Exception):
+    """The model can't be made because of `error`; `failure` is what is told of it."""
+
+    def __init__(self, error: Exception, failure: Failure) -> None:
+        super().__init__(failure.error)
+        self.error = error
+        self.failure = failure
 
 
 @blueprint.get("/version")
@@ -46,19 +57,19 @@ def create() -> Response:
     """Make a model; Ollama's lines, or with `"stream": false` the last of them."""
     asked = parse(_json())
     task = Task(str(uuid4()), FAILED_CREATE)
+    task.facts["model"] = asked.model
     creation = Creation(service(), task, asked, keeps=current_app.config["KEEP_CREATED"])
     lines = _lines(task, creation.steps())
     try:
-        first = next(lines)
+        first = next(lines, {})
         if not asked.is_streamed:
-            for _ in lines:
-                pass
-            return json_answer(SUCCESS, content_type=BARE_JSON)
-    except Exception as error:
-        answer = refusal(error, logged(task, error))
+            *_, last = first, *lines
+            return json_answer(last, 200 if last == SUCCESS else GONE.status, BARE_JSON)
+    except Failed as failed:
+        answer = refusal(failed.error, failed.failure)
         answer.content_type = BARE_JSON
         return answer
-    body = stream_with_context(_streamed(task, first, lines))
+    body = stream_with_context(_streamed(first, lines))
     response = Response(body, content_type=NDJSON)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store"
@@ -80,37 +91,40 @@ def _json() -> Any:
 
 
 def _lines(task: Task, steps: Steps[None]) -> Lines:
-    """Ollama's lines for the steps, the last of which is SUCCESS. Raises ClientLeft."""
+    """Ollama's lines for the steps, the last of which is SUCCESS, unless the client has left.
+    Raises Failed."""
     progress, sent_at = Progress(), time.monotonic()
-    with ExitStack() as ending:
-        watched = ending.enter_context(metrics.watched("create_by_ollamas_client"))
-        ending.callback(steps.close)
+    failed = None
+    with logged_at_its_end(task) as ended, task_log().writer(task.uuid) as keep, closing(steps):
+        ratio = 0.0
         try:
             for step in steps:
                 if not client_is_there():
-                    raise ClientLeft
+                    return
+                if step is not None and not step.verbose:
+                    ratio = step.ratio
+                    keep(encode(task, 200, step.action, "progress_ratio", ratio, step.details))
                 line = progress.line(step) if step is not None else None
-                if line is None:
-                    if not progress.last or time.monotonic() - sent_at < HEARTBEAT_SECONDS:
-                        continue
-                    line = progress.last
-                yield line
-                sent_at = time.monotonic()
+                if line is None and time.monotonic() - sent_at > HEARTBEAT_SECONDS:
+                    line = progress.last or None
+                if line is not None:
+                    yield line
+                    sent_at = time.monotonic()
+            ended.succeed()
         except Exception as error:
-            watched.status = (
-                "left" if isinstance(error, ClientLeft) else str(describe(error).status)
-            )
-            raise
-        watched.status = "200"
+            failed = Failed(error, ended.fail(error))
+            details = failed.failure.details()
+            status = failed.failure.status
+            keep(encode(task, status, task.failure, "progress_ratio", ratio, details))
+    if failed is not None:
+        raise failed
     yield SUCCESS
 
 
-def _streamed(task: Task, first: Any, lines: Lines) -> Iterator[bytes]:
-    yield encoded(first) + b"\n"
+def _streamed(first: dict[str, Any], lines: Lines) -> Iterator[bytes]:
     try:
+        yield encoded(first) + b"\n"
         for line in lines:
             yield encoded(line) + b"\n"
-    except ClientLeft:
-        return
-    except Exception as error:
-        yield encoded({"error": sentence(error, logged(task, error))}) + b"\n"
+    except Failed as failed:
+        yield encoded({"error": sentence(failed.error, failed.failure)}) + b"\n"

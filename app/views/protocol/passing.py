@@ -16,10 +16,7 @@ from app.planning.options import BadRequest
 from app.progress import Cancelled
 from app.views.answers import service
 from app.views.protocol.answers import is_ollamas
-from app.views.stream import client_is_there
-
-HUNG_UP = 499
-"""nginx's status for a request whose client closed the connection before the answer."""
+from app.views.stream import GONE, client_is_there
 
 RUNNING = "Ollama is running"
 # Set anew for the server, or answered here already.
@@ -68,7 +65,7 @@ def _passed() -> Response:
         head = passage.head()
     except Cancelled:
         passage.close()
-        return Response(status=HUNG_UP)
+        return Response(status=GONE.status)
     except BaseException as error:
         passage.close()
         if isinstance(error, EOFError):
