@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -228,3 +230,23 @@ def test_pages_of_allowed_origins_can_speak_it(models_dir: Path) -> None:
     shown = made.headers["Access-Control-Expose-Headers"].split(", ")
     sent = [name for name, _ in made.headers if name.startswith(("Tus-", "Upload-"))]
     assert {*sent, "Location"} <= set(shown)
+
+
+def test_uploads_are_listed_with_the_tasks(client: FlaskClient) -> None:
+    begin(client, 900)
+    url = begin(client, 1000)
+    assert send(client, url, 0, b"PK\3\4") == 204
+    told: dict[str, Any] = client.get("/tasks/").json  # type: ignore[assignment]
+    assert told["tasks"] == []
+    newest, oldest = told["uploads"]
+    assert (oldest["bytes"], oldest["total_bytes"]) == (0, 900)
+    started, expires = (datetime.fromisoformat(newest.pop(key)) for key in ("started", "expires"))
+    assert newest == {
+        "upload": url.rpartition("/")[2],
+        "name": "mine.zip",
+        "bytes": 4,
+        "total_bytes": 1000,
+    }
+    assert abs(expires - started - timedelta(days=7)) < timedelta(minutes=5)
+    assert client.delete(url, headers=TUS).status_code == 204
+    assert len(client.get("/tasks/").json["uploads"]) == 1  # type: ignore[index]

@@ -300,7 +300,9 @@ def description() -> dict[str, Any]:
             "post": _by_ollama("Ollama's protocol: make a model of files sent before.", "200")
             | {"requestBody": {"required": True, "content": {JSON: {"schema": _CREATE_BY_OLLAMA}}}},
         },
-        "/tasks/": {"get": _operation("The recent tasks.", JSON, 401)},
+        "/tasks/": {
+            "get": _operation("The recent tasks, and the uploads to go on with.", JSON, 401)
+        },
         "/tasks/{uuid}": {
             "get": _operation("The lines that a task has sent so far.", NDJSON, 401, 404),
             "parameters": [_in_path("uuid")],

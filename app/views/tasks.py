@@ -1,7 +1,11 @@
-"""What happened to a task whose client lost its connection."""
+"""What happened to a task whose client lost its connection, and the uploads to go on with."""
+
+import time
+from typing import Any
 
 from flask import Blueprint, Response
 
+from app.storage.partial import PartialUpload
 from app.views.answers import json_answer, service
 from app.views.stream import MEDIA_TYPE, fails_as
 
@@ -11,8 +15,9 @@ blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 @blueprint.get("/")
 @fails_as("Failed get tasks.")
 def recent() -> Response:
-    """The tasks that are kept, newest first."""
-    return json_answer({"tasks": service().tasks.recent()})
+    """The tasks that are kept, and the resumable uploads that are here; each newest first."""
+    uploads = [_described(upload) for upload in reversed(service().storage.uploads.all())]
+    return json_answer({"tasks": service().tasks.recent(), "uploads": uploads})
 
 
 @blueprint.get("/<uuid>")
@@ -20,3 +25,19 @@ def recent() -> Response:
 def lines(uuid: str) -> Response:
     """The lines that a task has sent so far."""
     return Response(service().tasks.lines(uuid), mimetype=MEDIA_TYPE)
+
+
+def _described(upload: PartialUpload) -> dict[str, Any]:
+    """An upload as JSON: sizes in bytes, times in UTC (ISO 8601)."""
+    return {
+        "upload": upload.id,
+        "name": upload.filename,
+        "bytes": upload.offset,
+        "total_bytes": upload.length,
+        "started": _utc(upload.created),
+        "expires": _utc(upload.expires),
+    }
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
