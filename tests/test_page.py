@@ -119,6 +119,11 @@ class Page:
         waiting = WebDriverWait(self.driver, 10, ignored_exceptions=[Exception])
         waiting.until(lambda _: self.find(selector).click() or True)
 
+    def choose(self, action: str, model: str) -> None:
+        """Choose from the menu of a model's row."""
+        self.click(f'[aria-label="Actions for {model}"]')
+        self.click(f'.dropdown-menu [aria-label="{action} {model}"]')
+
     def take_screenshot(self, name: str) -> None:
         """Keep a picture in the folder that SCREENSHOTS names, where it does."""
         if folder := os.environ.get("SCREENSHOTS"):
@@ -144,7 +149,7 @@ def test_deploy_by_the_form_and_delete(page: Page, zips: Zips, models_dir: Path)
     page.wait_for("#models", "llama")
     page.wait_for("#tasks", "succeeded")
     page.take_screenshot("deployed")
-    page.click("[aria-label='Delete tiny_lora']")
+    page.choose("Delete", "tiny_lora")
     page.fill("#typed-name", "tiny_lore")
     page.click("#delete-dialog [value=yes]")
     assert page.find("#delete-dialog").is_displayed()
@@ -153,7 +158,7 @@ def test_deploy_by_the_form_and_delete(page: Page, zips: Zips, models_dir: Path)
     page.click("#delete-dialog [value=yes]")
     page.wait_for("#said", "Success delete model.")
     assert not (models_dir / "tiny_lora").exists()
-    page.wait_for("#no-models", "None yet.")
+    page.wait_for("#no-models", "No models yet")
 
 
 def test_deploy_by_drop_then_create_with_another_modelfile(
@@ -161,7 +166,7 @@ def test_deploy_by_drop_then_create_with_another_modelfile(
 ) -> None:
     page.deploy(zips.base)
     page.wait_for("#said", "tiny_base is on Ollama")
-    page.click("[aria-label='Create tiny_base']")
+    page.choose("Create", "tiny_base")
     waiting = WebDriverWait(page.driver, 10)
     waiting.until(lambda _: "FROM" in page.find("#modelfile").get_attribute("value"))
     page.find("#modelfile").send_keys("\nSYSTEM You are terse.")
@@ -181,7 +186,7 @@ def test_an_adapter_alone_is_created_on_a_base_that_is_chosen(
         with zipped.open("rb") as file:
             requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
     page.driver.refresh()
-    page.click("[aria-label='Create tiny_adapter']")
+    page.choose("Create", "tiny_adapter")
     page.wait_for("#modelfile-said", "Name the base in the field 'from'.")
     bases = page.run_script(
         "return [...document.querySelectorAll('#bases option')].map(o => o.value)"
@@ -199,25 +204,25 @@ def test_try_a_prompt_and_copy_the_line(page: Page, zips: Zips) -> None:
     page.deploy(zips.base)
     page.wait_for("#trial-model", "tiny_base")
     page.find("#prompt").send_keys("Hello")
-    page.find("#question button").click()
-    page.wait_for("#answer", "The stand-in has read 5 characters.")
+    page.find("#ask").click()
+    page.wait_for("#chat", "The stand-in has read 5 characters.")
     assert page.find("#copy").text == "Copy"
     page.find("#copy").click()
     page.wait_for("#copy", "Copied")
     assert page.run_script("return getSelection().toString()") == "ollama run tiny_base"
     page.take_screenshot("tried")
     page.driver.refresh()
-    page.click("[aria-label='Try tiny_base']")
+    page.choose("Try", "tiny_base")
     assert page.find("#trial-model").text == "tiny_base"
 
 
 def test_a_prompt_that_fails_says_so(page: Page, zips: Zips, standin: Standin) -> None:
     page.deploy(zips.base)
     page.wait_for("#trial-model", "tiny_base")
-    standin.fail_next("/api/generate", body=b'{"error": "needs more memory"}')
+    standin.fail_next("/api/chat", body=b'{"error": "needs more memory"}')
     page.find("#prompt").send_keys("Hello")
-    page.find("#question button").click()
-    page.wait_for("#answer", "needs more memory")
+    page.find("#ask").click()
+    page.wait_for("#chat", "needs more memory")
 
 
 def test_an_api_key_is_asked_for_once(
@@ -229,12 +234,12 @@ def test_an_api_key_is_asked_for_once(
         page.fill("#key", "secret")
         page.click("#key-dialog [value=yes]")
         page.wait_for("#said", "tiny_base is on Ollama")
-        page.click("[aria-label='Download tiny_base']")
+        page.choose("Download", "tiny_base")
         page.wait_for("#download-line", 'curl -H "X-API-Key: $API_KEY"')
         name = "it's $(touch x) `id`"
         (models_dir / name).mkdir()
         page.driver.refresh()
-        page.click(f'[aria-label="Download {name}"]')
+        page.choose("Download", name)
         page.wait_for("#download-line", "touch")
         words = shlex.split(page.find("#download-line").text)
         assert words[3:5] == ["-o", f"{name}.zip"]
@@ -259,8 +264,8 @@ def test_one_of_several_servers_is_chosen(
         page.deploy(zips.base)
         page.wait_for("#said", "tiny_base is on Ollama")
         page.find("#prompt").send_keys("Hello")
-        page.find("#question button").click()
-        page.wait_for("#answer", "The stand-in has read")
+        page.find("#ask").click()
+        page.wait_for("#chat", "The stand-in has read")
         names = [
             [
                 model["name"]
@@ -277,7 +282,7 @@ def test_download_from_the_page(page: Page, zips: Zips, tmp_path: Path) -> None:
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)  # type: ignore[attr-defined]
     page.deploy(zips.base)
     page.wait_for("#said", "tiny_base is on Ollama")
-    page.click("[aria-label='Download tiny_base']")
+    page.choose("Download", "tiny_base")
     file = downloads / "tiny_base.zip"
     WebDriverWait(page.driver, 20).until(lambda _: file.exists())
     assert zipfile.ZipFile(file).namelist() == ["base.gguf"]
@@ -295,12 +300,13 @@ def _delete_by_keyboard(page: Page, zips: Zips) -> None:
     page.find("#name").send_keys(Keys.ENTER)
     page.wait_for("#said", "tiny_base is on Ollama")
     page.wait_for("#models", "tiny_base")
-    page.run_script("document.querySelector(\"[aria-label='Delete tiny_base']\").focus()")
+    page.run_script("document.querySelector(\"[aria-label='Actions for tiny_base']\").focus()")
     # The lists are asked for again meanwhile: what has the focus keeps it.
     asked = page.run_script(COUNT_LISTS)
     WebDriverWait(page.driver, 20).until(lambda _: page.run_script(COUNT_LISTS) >= asked + 2)
     keys = ActionChains(page.driver)
-    keys.send_keys(Keys.ENTER).pause(0.3).send_keys("tiny_base").send_keys(Keys.ENTER).perform()
+    keys.send_keys(Keys.ARROW_UP).pause(0.3).send_keys(Keys.ENTER)
+    keys.pause(0.3).send_keys("tiny_base").send_keys(Keys.ENTER).perform()
     page.wait_for("#said", "Success delete model.")
 
 

@@ -28,19 +28,22 @@ def read_creates(folder: Path) -> list[dict[str, Any]]:
 
 def add_create(folder: Path, create: Mapping[str, Any]) -> None:
     """Keep a create as the newest; the oldest go beyond KEPT_CREATES or CREATES_BYTES."""
-    kept = [_bounded(create), *read_creates(folder)][:KEPT_CREATES]
-    while len(content := json.dumps(kept).encode()) > CREATES_BYTES:
-        kept.pop()
-    write_whole(folder / CREATES, content)
+    _write(folder, [_bounded(dict(create)), *read_creates(folder)])
 
 
 def carry_creates(replaced: Path, folder: Path) -> None:
     """Keep the history of a model that is replaced with the one that takes its name: what is on
     Ollama by then was made of the earlier one."""
-    with suppress(OSError), (replaced / CREATES).open("rb") as file:
-        content = file.read(CREATES_BYTES + 1)
-        if len(content) <= CREATES_BYTES:
-            write_whole(folder / CREATES, content)
+    with suppress(OSError):
+        if earlier := read_creates(replaced):
+            _write(folder, [*read_creates(folder), *earlier])
+
+
+def _write(folder: Path, creates: list[dict[str, Any]]) -> None:
+    kept = creates[:KEPT_CREATES]
+    while len(content := json.dumps(kept).encode()) > CREATES_BYTES:
+        kept.pop()
+    write_whole(folder / CREATES, content)
 
 
 def _bounded(value: Any) -> Any:

@@ -201,6 +201,13 @@ def modelfile(name: str) -> Response:
     return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
 
 
+@blueprint.post("/<name>/modelfile")
+@fails_as("Failed check Modelfile.")
+def check_modelfile(name: str) -> Response:
+    """The Modelfile that a create with these options would use; nothing is made of it."""
+    return Response(service().modelfile(name, options(json_object())), mimetype="text/plain")
+
+
 @blueprint.get("/<name>/download")
 @fails_as(FAILED_GET)
 def download(name: str) -> Response:

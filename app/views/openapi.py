@@ -245,6 +245,11 @@ def description() -> dict[str, Any]:
         },
         "/models/{name}/modelfile": {
             "get": _operation("A model's Modelfile.", TEXT, 400, 401, 404, 422),
+            "post": _operation(
+                *("The same by options in JSON: what is wrong with it, before a create.", TEXT),
+                *(400, 401, 403, 404, 413, 415, 422),
+                body={JSON: {"schema": _object(_OPTIONS)}},
+            ),
             "parameters": [_in_path("name"), *_OPTIONS_IN_QUERY],
         },
         "/models/{name}/download": {

@@ -1,61 +1,161 @@
-// One prompt to a model on Ollama; its answer appears as it comes.
+// A chat with a model on Ollama, each word as it comes.
 
-import { byId } from "./dom.js";
+import { byId, made } from "./dom.js";
 import { askJson } from "./service.js";
-import { _ } from "./text.js";
+import { _, language } from "./text.js";
 
+const FAR_PX = 40;
+const talks = new Map();  // by model: what was said, as Ollama takes it
+const rate = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 let model = "";
 let stop = null;
 
-function clear() {
-  byId("answer").textContent = byId("thinking").textContent = "";
-  byId("answer").classList.remove("text-danger");
+const log = byId("chat");
+
+// Follows what is written, unless somebody has scrolled back to read.
+function keepingEnd(change) {
+  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < FAR_PX;
+  change();
+  if (isAtEnd) log.scrollTop = log.scrollHeight;
 }
 
-export function offerTrial(name) {
-  stop?.abort();
-  model = name;
-  byId("trial-model").textContent = name;
-  clear();
-  byId("trial").hidden = false;
+function add(className, text = "") {
+  const element = made("div", { className, dir: "auto" }, text);
+  keepingEnd(() => log.append(element));
+  return element;
 }
 
-function show({ response = "", thinking = "", error = "" }) {
-  byId("thinking").textContent += thinking;
-  byId("answer").textContent += response + error;
-  if (error) byId("answer").classList.add("text-danger");
+function setAsking(controller) {
+  stop = controller;
+  byId("ask").hidden = Boolean(controller);
+  byId("stop").hidden = !controller;
+  log.setAttribute("aria-busy", Boolean(controller));
 }
 
-async function read(stream) {
+function options() {
+  const temperature = byId("chat-temperature").value;
+  const words = byId("chat-stop").value.split(",").map(word => word.trim()).filter(Boolean);
+  return { ...temperature && { temperature: Number(temperature) }, ...words.length && { stop: words } };
+}
+
+function request(messages) {
+  const system = byId("chat-system").value.trim();
+  const first = system ? [{ role: "system", content: system }] : [];
+  return { model, messages: [...first, ...messages], options: options() };
+}
+
+async function read(stream, take) {
   let rest = "";
   for (const reader = stream.pipeThrough(new TextDecoderStream()).getReader();;) {
     const { done, value } = await reader.read();
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    lines.map(line => show(JSON.parse(line)));
+    lines.forEach(line => take(JSON.parse(line)));
   }
 }
 
-async function generate() {
-  stop = new AbortController();
-  const answer = await askJson(
-    "/ollama/generate", { model, prompt: byId("prompt").value }, { signal: stop.signal });
-  if (answer.ok) return read(answer.body);
-  show({ error: (await answer.json()).message.details.error });
+function showSpeed(tokens, seconds) {
+  byId("trial-speed").textContent = seconds > 0 ? _("%(rate)s tokens/s", { rate: rate.format(tokens / seconds) }) : "";
 }
 
-byId("question").addEventListener("submit", async event => {
-  event.preventDefault();
-  stop?.abort();
-  clear();
-  byId("stop").disabled = false;
+// Shows an answer's lines as they come; what they say in all is `text`.
+function listener() {
+  const started = performance.now();
+  let thought = null, answer = null, count = 0;
+  const heard = { text: "", isEnded: false };
+  const put = (element, text) => keepingEnd(() => element.append(text));
+  heard.take = line => {
+    const { content = "", thinking = "" } = line.message ?? {};
+    if (thinking) put(thought ??= add("thought"), thinking);
+    if (content) put(answer ??= add("answer"), content);
+    heard.text += content;
+    if (content || thinking) showSpeed(++count, (performance.now() - started) / 1000);
+    if (line.error) add("note error", line.error);
+    if (!line.done) return;
+    heard.isEnded = true;
+    if (line.eval_count && line.eval_duration) showSpeed(line.eval_count, line.eval_duration / 1e9);
+    if (line.done_reason === "length") add("note", _("Stopped at its longest length."));
+    else if (!heard.text) add("note", _("The model said nothing."));
+  };
+  return heard;
+}
+
+async function answerTo(messages, heard) {
+  const answer = await askJson("/ollama/chat", request(messages), { signal: stop.signal });
+  if (answer.ok) return read(answer.body, heard.take);
+  const { error, hint } = (await answer.json()).message.details;
+  add("note error", [error, hint].filter(Boolean).join(" "));
+}
+
+async function say(text) {
+  const talk = talks.get(model);
+  const controller = new AbortController();
+  const heard = listener();
+  const isHere = () => stop === controller;
+  setAsking(controller);
+  add("asked", text);
+  talk.push({ role: "user", content: text });
   try {
-    await generate();
+    await answerTo(talk, heard);
   } catch (error) {
-    if (error.name !== "AbortError") show({ error: _("The connection was lost.") });
-  } finally {
-    byId("stop").disabled = true;
+    if (isHere()) add("note", error.name === "AbortError" ? _("Stopped.") : _("The connection was lost."));
   }
+  // Without an answer the question is asked anew with the next one.
+  if (heard.text) talk.push({ role: "assistant", content: heard.text });
+  else talk.pop();
+  if (isHere()) setAsking(null);
+}
+
+function leave() {
+  stop?.abort();
+  setAsking(null);
+  log.replaceChildren();
+  byId("trial-speed").textContent = "";
+}
+
+// Shows the chat with a model, without taking anybody to it.
+export function offerTrial(name) {
+  if (model !== name) {
+    leave();
+    model = name;
+    talks.set(name, talks.get(name) ?? []);
+    for (const { role, content } of talks.get(name)) add(role === "user" ? "asked" : "answer", content);
+  }
+  byId("trial-model").textContent = name;
+  byId("trial").hidden = false;
+}
+
+// The same, and goes there.
+export function tryOut(name) {
+  offerTrial(name);
+  byId("trial").scrollIntoView({ block: "center" });
+  byId("prompt").focus({ preventScroll: true });
+}
+
+byId("question").addEventListener("submit", event => {
+  event.preventDefault();
+  const text = byId("prompt").value.trim();
+  if (!text || stop) return;
+  byId("prompt").value = "";
+  say(text);
 });
-byId("stop").addEventListener("click", () => stop.abort());
+byId("prompt").addEventListener("keydown", event => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("question").requestSubmit();
+});
+byId("stop").addEventListener("click", () => {
+  stop.abort();
+  byId("prompt").focus();
+});
+byId("trial-anew").addEventListener("click", () => {
+  leave();
+  talks.set(model, []);
+  byId("prompt").focus();
+});
+byId("trial-close").addEventListener("click", () => {
+  leave();
+  model = "";
+  byId("trial").hidden = true;
+});

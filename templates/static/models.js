@@ -1,54 +1,38 @@
-// The models that are stored, and what can be done with each.
+// The models that are stored: found, put in order, shown a page at a time.
 
-import { CREATE_PHASES, run } from "./activity.js";
-import { offerTrial } from "./chat.js";
-import { byId, confirmed, made, memory } from "./dom.js";
+import { run } from "./activity.js";
+import { tryOut } from "./chat.js";
+import { create } from "./create.js";
+import { inDays, inFull, inSize } from "./dates.js";
+import { byId, confirmed, icon, made, memory } from "./dom.js";
 import { on } from "./feed.js";
-import { isOnOllama } from "./ollama.js";
-import { ask, hasKey } from "./service.js";
-import { _, inName, inShort, inUnits, language } from "./text.js";
+import { closePanel, openPanel, pathOf, tags } from "./model.js";
+import { whereOnOllama } from "./places.js";
+import { hasKey } from "./service.js";
+import { _, language, ngettext } from "./text.js";
 
-const pathOf = model => `/models/${encodeURIComponent(model)}`;
+const PAGE_ROWS = 50;
+const STATES = ["model-table", "models-loading", "no-models", "none-found", "models-closed", "models-failed"];
+const collator = new Intl.Collator(language, { numeric: true });
+const ORDERS = {
+  name: (one, other) => collator.compare(one.model, other.model),
+  size: (one, other) => (other.size ?? 0) - (one.size ?? 0) || ORDERS.name(one, other),
+  date: (one, other) => (other.created_at ?? "").localeCompare(one.created_at ?? "") || ORDERS.name(one, other),
+};
 const hasChanged = memory();
+const isNewList = memory();
 let models = null;
-let served = "";
+let state = "loading";
+let page = 0;
 
 // One word of a shell's line, whatever it holds.
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-async function showModelfile(model) {
-  const from = byId("base-choice").hidden ? "" : byId("new-from").value;
-  const query = from ? `?from=${encodeURIComponent(from)}` : "";
-  const answer = await ask(`${pathOf(model)}/modelfile${query}`);
-  const text = await answer.text();
-  served = byId("modelfile").value = answer.ok ? text : "";
-  const { error, hint } = answer.ok ? {} : JSON.parse(text).message.details;
-  byId("modelfile-said").textContent = [error, hint].filter(Boolean).join(" ");
-}
-
-async function create({ model, kind }) {
-  byId("create-model").textContent = model;
-  byId("new-name").value = inName(model);
-  byId("new-from").value = byId("new-quantize").value = "";
-  byId("base-choice").hidden = Boolean(kind?.includes("base"));
-  byId("new-from").onchange = () => showModelfile(model);
-  showModelfile(model);
-  if (!await confirmed(byId("create-dialog"))) return;
-  const fields = {
-    model,
-    model_name_on_ollama: byId("new-name").value,
-    from: byId("new-from").value,
-    quantize: byId("new-quantize").value,
-    verify: true,
-    modelfile: byId("modelfile").value === served ? "" : byId("modelfile").value,
-  };
-  run("POST", "/models/create/", fields, fields.model_name_on_ollama, CREATE_PHASES);
-}
-
-async function remove({ model }) {
+async function remove({ model, size }) {
   byId("delete-model").textContent = model;
+  byId("delete-said").textContent = _("This frees %(size)s. What was made of it stays on Ollama.", { size: inSize(size ?? 0) });
   byId("typed-name").value = "";
   checkTyped();
   if (await confirmed(byId("delete-dialog"))) run("DELETE", "/models/", { model }, model, []);
@@ -67,42 +51,167 @@ function download({ model }) {
   byId("download-dialog").showModal();
 }
 
-function button(text, facts, action) {
-  const element = made("button", { type: "button", className: "btn btn-sm btn-outline-secondary" }, text);
-  element.setAttribute("aria-label", `${text} ${facts.model}`);
-  element.addEventListener("click", () => action(facts));
-  return element;
+const DETAILS = ["info-circle", _("Details"), showModel];
+const TRY = ["chat-dots", _("Try"), ({ last_create: last }) => tryOut(last.model_name_on_ollama)];
+const OTHERS = [
+  ["plus-lg", _("Create"), facts => create(facts)],
+  ["download", _("Download"), download],
+  ["trash", _("Delete"), remove],
+];
+
+function actionsOf(facts) {
+  return isOnOllama(facts) ? [TRY, ...OTHERS] : OTHERS;
 }
 
-function nameOnOllama({ last_create: last }) {
-  return last && isOnOllama(last.model_name_on_ollama) ? last.model_name_on_ollama : "";
+function showModel(facts) {
+  const buttons = actionsOf(facts).map(([image, text, act]) => {
+    const button = made("button", { type: "button", className: "btn btn-sm btn-outline-secondary" }, icon(image), " ", text);
+    button.addEventListener("click", () => {
+      closePanel();
+      act(facts);
+    });
+    return button;
+  });
+  openPanel(facts, buttons, earlier => {
+    closePanel();
+    create(facts, earlier);
+  });
+}
+
+function isOnOllama({ last_create: last }) {
+  return Boolean(last) && whereOnOllama(last.model_name_on_ollama).places.length > 0;
+}
+
+function menuItem(facts, [image, text, act]) {
+  const item = made("button", { type: "button", className: "dropdown-item" }, icon(image, "me-2"), text);
+  item.setAttribute("aria-label", `${text} ${facts.model}`);
+  item.addEventListener("click", () => act(facts));
+  return made("li", {}, item);
+}
+
+// A thousand menus would be a thousand too many: one is made when it is opened, before Bootstrap
+// looks for what is in it.
+function fillMenu(event) {
+  const button = event.target.closest?.("#models [data-bs-toggle=dropdown]");
+  if (!button) return;
+  const facts = models.find(({ model }) => model === button.dataset.model);
+  const items = [DETAILS, ...actionsOf(facts)].map(action => menuItem(facts, action));
+  button.nextElementSibling.replaceChildren(...items);
+}
+
+function place({ last_create: last }) {
+  if (!last) return made("span", { className: "text-body-secondary" }, _("not yet"));
+  const name = last.model_name_on_ollama;
+  const { places, unknown, several } = whereOnOllama(name);
+  const isThere = places.length > 0;
+  const colour = isThere ? "bg-success" : unknown.length ? "bg-warning" : "bg-secondary";
+  const hosts = places.map(({ url }) => new URL(url).host).join(", ");
+  const said = isThere ? several && hosts : unknown.length ? _("unknown: Ollama doesn't answer") : _("no longer there");
+  return made("span", {}, made("span", { className: `dot ${colour}` }), " ", made("bdi", {}, name),
+    said && made("span", { className: "small text-body-secondary" }, ` ${said}`));
+}
+
+function nextStep(facts) {
+  if (facts.last_create && (isOnOllama(facts) || whereOnOllama(facts.last_create.model_name_on_ollama).unknown.length)) return null;
+  const button = made("button", { type: "button", className: "btn btn-sm btn-primary me-1" }, _("Create"));
+  button.setAttribute("aria-label", _("Create %(model)s on Ollama", { model: facts.model }));
+  button.addEventListener("click", () => create(facts));
+  return button;
 }
 
 function row(facts) {
-  const { model, kind, architecture, quantization, size, name } = facts;
-  const parameters = facts.parameter_count ? inShort(facts.parameter_count) : "";
-  const date = facts.created_at ? new Date(facts.created_at).toLocaleDateString(language) : "";
-  const actions = made("div", { className: "d-flex gap-1 mt-1" }, button(_("Create"), facts, create));
-  if (name) actions.append(button(_("Try"), facts, () => offerTrial(name)));
-  actions.append(button(_("Download"), facts, download), button(_("Delete"), facts, remove));
+  const { model, size, created_at: date } = facts;
+  const name = made("button", { type: "button", className: "btn btn-link model-name" }, made("bdi", {}, model));
+  name.addEventListener("click", () => showModel(facts));
+  const more = made("button", {
+    type: "button", className: "btn btn-sm btn-outline-secondary", dataset: { bsToggle: "dropdown", model },
+  }, icon("three-dots"));
+  more.setAttribute("aria-label", _("Actions for %(model)s", { model }));
+  more.setAttribute("aria-expanded", "false");
+  const when = date && made("time", { dateTime: date, title: inFull(date) }, inDays(date));
   return made("tr", {},
-    made("th", { scope: "row", className: "name" }, model, actions),
-    ...[name, kind, architecture, parameters, quantization, inUnits(size), date]
-      .map(text => made("td", { className: "num" }, text ?? "")));
+    made("td", {}, name),
+    made("td", {}, place(facts)),
+    made("td", {}, ...tags(facts)),
+    made("td", { className: "text-end num" }, inSize(size ?? 0)),
+    made("td", { className: "num" }, when),
+    made("td", { className: "text-end" }, nextStep(facts),
+      made("span", { className: "dropdown" }, more, made("ul", { className: "dropdown-menu dropdown-menu-end" }))));
+}
+
+function wordsOf(facts) {
+  return [facts.model, facts.architecture, facts.kind, facts.quantization, facts.last_create?.model_name_on_ollama]
+    .filter(Boolean).join(" ").toLowerCase();
+}
+
+function found() {
+  const wanted = byId("model-search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  return models
+    .filter(facts => wanted.every(word => facts.words.includes(word)))
+    .sort(ORDERS[byId("model-order").value]);
+}
+
+function showOnly(id) {
+  for (const each of STATES) byId(each).hidden = each !== id;
+}
+
+function showPages(count) {
+  const first = page * PAGE_ROWS;
+  const count_ = new Intl.NumberFormat(language);
+  byId("model-pages").hidden = count <= PAGE_ROWS;
+  byId("model-range").textContent = _("%(first)s–%(last)s of %(count)s", {
+    first: count_.format(first + 1), last: count_.format(Math.min(count, first + PAGE_ROWS)), count: count_.format(count),
+  });
+  byId("model-before").disabled = page === 0;
+  byId("model-after").disabled = first + PAGE_ROWS >= count;
 }
 
 function show() {
-  if (models === null) return;
-  const rows = models.map(facts => ({ ...facts, name: nameOnOllama(facts) }));
-  if (!hasChanged(rows)) return;
-  byId("models").replaceChildren(...rows.map(row));
-  byId("no-models").hidden = rows.length > 0;
+  byId("models-stale").hidden = state !== "no" || !models;
+  byId("model-tools").hidden = byId("model-count").hidden = !models?.length;
+  if (state === "key") return showOnly("models-closed");
+  if (!models) return showOnly(state === "no" ? "models-failed" : "models-loading");
+  const all = found();
+  page = Math.max(0, Math.min(page, Math.ceil(all.length / PAGE_ROWS) - 1));
+  byId("model-count").textContent = new Intl.NumberFormat(language).format(models.length);
+  byId("model-search").placeholder = ngettext("Search %(num)d model", "Search %(num)d models", models.length);
+  showOnly(!models.length ? "no-models" : all.length ? "model-table" : "none-found");
+  showPages(all.length);
+  const shown = all.slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS);
+  const places = shown.map(({ last_create: last }) => last && whereOnOllama(last.model_name_on_ollama));
+  if (hasChanged([shown, places])) byId("models").replaceChildren(...shown.map(row));
 }
 
+function turn(pages) {
+  page += pages;
+  show();
+  byId("models-place").scrollIntoView({ block: "start" });
+}
+
+function searchAgain() {
+  page = 0;
+  show();
+}
+
+addEventListener("click", fillMenu, true);
+addEventListener("keydown", fillMenu, true);
+byId("model-search").addEventListener("input", searchAgain);
+byId("model-order").addEventListener("change", searchAgain);
+byId("search-all").addEventListener("click", () => {
+  byId("model-search").value = "";
+  searchAgain();
+  byId("model-search").focus();
+});
+byId("model-before").addEventListener("click", () => turn(-1));
+byId("model-after").addEventListener("click", () => turn(1));
 byId("typed-name").addEventListener("input", checkTyped);
-on("open", state => byId("models-place").hidden = state !== "yes");
+on("open", found => {
+  state = found;
+  show();
+});
 on("servers", show);
-on("models", found => {
-  models = found;
+on("models", list => {
+  if (!isNewList(list)) return;
+  models = list.map(facts => ({ ...facts, words: wordsOf(facts) }));
   show();
 });
