@@ -3,7 +3,7 @@
 import errno
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,11 @@ class Connection(socket.socket):
         self._waited, self._arrived = 0.0, 0
         self._is_upload = False
         self._backlog = bytearray() if keeps_backlog else None
+        self.ends_with(lambda: None)
+
+    def ends_with(self, end: Callable[[], None]) -> None:
+        """`end` has the answer to this request say that the connection ends with it."""
+        self.end_with_answer = end
 
     def expect_upload(self, window: float, rate: int) -> None:
         """Within each `window` seconds of waiting, `rate` bytes a second must arrive, and some."""
@@ -133,6 +138,14 @@ class BodyReader(SocketUnreader):  # type: ignore[misc]
             return piece
         size = min(max(size_hint or 0, self.mxchunk), self.max_body_chunk)
         return connection.receive(size)
+
+
+def is_unread(body: Any) -> bool:
+    """Whether more of a request's body (`wsgi.input`) may come than has, as gunicorn has it."""
+    reader: Any = getattr(body, "reader", None)
+    if hasattr(reader, "parser"):
+        return reader.parser is not None
+    return hasattr(reader, "length") and bool(reader.length > reader.unreader.buf.tell())
 
 
 def pieces(body: Any, most: int) -> Iterator[bytes]:

@@ -147,6 +147,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
         return bool(super().handle(conn))
 
+    def handle_request(self, req: Any, conn: Client) -> bool:
+        """Answer one request."""
+        conn.sock.ends_with(req.force_close)
+        return bool(super().handle_request(req, conn))
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what isn't HTTP, or isn't taken, in the contract's shape."""
         if isinstance(exc, TooSlow):

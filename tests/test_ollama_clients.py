@@ -1,80 +1,236 @@
-"""Ollama's own clients, which only have OLLAMA_HOST set to this service, create what Ollama has
-dropped: the PyPI package `ollama`, through gunicorn."""
+"""Ollama's own clients, which have nothing but OLLAMA_HOST set to this service, create what Ollama
+has dropped: the packages `ollama` of PyPI and of npm, through gunicorn and through nginx."""
 
-from collections.abc import Iterator
+import json
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
 import ollama
 import pytest
+import requests
 
-from tests.conftest import litter, show
+from app.formats.gguf import open_header
+from tests.adapter_files import adapter
+from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora
-from tests.serving import Served
+from tests.javascript import run_node
+from tests.serving import serve
+from tests.standin import Standin
+from tests.test_brought import two_shards
+from tests.test_faults import wait_until
+from tests.test_job import trainer_s_folder
+from tests.test_nginx import nginx
 
-each_version = pytest.mark.parametrize("ollama_version", ["0.34.1"])
-pytestmark = each_version
+WIDTH = 256
+ABSENT = "sha256:" + 64 * "b"
 
 
-@dataclass
-class Files:
-    """Files of tiny models."""
+@dataclass(frozen=True)
+class Place:
+    """A service before an Ollama of today, by itself and behind nginx."""
 
-    base: Path
-    lora: Path
+    url: str
+    behind_nginx: str
+    standin: Standin
+    models_dir: Path
+
+    def sent(self, model: str) -> dict[str, Any]:
+        """The request by which the model was created on Ollama."""
+        bodies = [sent.json for sent in self.standin.requests if sent.path == "/api/create"]
+        return next(body for body in reversed(bodies) if body and body.get("model") == model)
+
+    def weights(self, model: str) -> Path:
+        """The one file that the model was made of."""
+        (digest,) = self.sent(model)["files"].values()
+        return self.models_dir.parent / "ollama" / "blobs" / digest.replace(":", "-")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("place")
+    with (
+        Standin(folder / "ollama", version="0.34.1") as standin,
+        serve(folder / "models", standin.url) as served,
+        nginx(folder / "nginx", served.url) as behind,
+    ):
+        yield Place(served.url, behind, standin, folder / "models")
+
+
+@pytest.fixture(autouse=True)
+def tidy(place: Place) -> Iterator[None]:
+    """After each test, tasks have left nothing."""
+    yield
+    wait_until(lambda: not litter(place.models_dir))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of small models, by names."""
     folder = tmp_path_factory.mktemp("files")
-    return Files(base=write_base(folder / "base.gguf"), lora=write_lora(folder / "lora.gguf"))
+    found = {
+        "base": write_base(folder / "base.gguf", width=64),
+        "wide": write_base(folder / "wide.gguf", width=WIDTH),
+        "lora": write_lora(folder / "lora.gguf", width=64),
+        "qwen": write_lora(folder / "qwen.gguf", "qwen2", width=64),
+        "noise": folder / "noise",
+        "cut": folder / "cut",
+        "no_tensors": folder / "no_tensors",
+    }
+    found["noise"].write_bytes(b"noise " * 64)
+    found["cut"].write_bytes(found["base"].read_bytes()[:42])
+    found["no_tensors"].write_bytes(found["base"].read_bytes()[:-4096])
+    trained = trainer_s_folder(folder / "trained", width=WIDTH)
+    found |= {path.name: path for path in trained.iterdir()}
+    random = np.random.default_rng(1)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    (folder / "peft").mkdir()
+    weights = {
+        name.format("A"): random.normal(0, 0.1, (8, WIDTH)).astype(np.float32),
+        name.format("B"): random.normal(0, 0.1, (WIDTH, 8)).astype(np.float32),
+    }
+    found |= {
+        path.name: path for path in adapter(folder / "peft", weights, {"r": 8, "lora_alpha": 16})
+    }
+    (folder / "shards").mkdir()
+    return found | two_shards(folder / "shards")
+
+
+TRAINED = ("config.json", "tokenizer.json", "model.safetensors")
+PEFT = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A create request whose `files` and `adapters` are names in the fixture `files`; what comes of
+    it is one GGUF, quantized so, and merged or not."""
+
+    files: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    quantization: str = "F32"
+    is_merged: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def request(self, model: str, digests: dict[str, str]) -> dict[str, Any]:
+        """The request, once each name has its digest."""
+        named = {"files": self.files, "adapters": self.adapters}
+        given = {
+            key: {NAMES.get(name, name): digests[name] for name in names}
+            for key, names in named.items()
+            if names
+        }
+        return {"model": model, **given, **self.fields}
+
+
+NAMES = {"base": "base.gguf", "wide": "wide.gguf", "lora": "lora.gguf", "qwen": "qwen.gguf"}
+CASES = {
+    "base": Case(("base",)),
+    "base-and-adapter": Case(("base",), ("lora",), is_merged=True),
+    "adapter-among-files": Case(("base", "lora"), is_merged=True),
+    "from-and-adapter": Case((), ("lora",), is_merged=True, fields={"from": "stored"}),
+    "folder-and-peft": Case(TRAINED, PEFT, "BF16", is_merged=True),
+    "base-and-peft": Case(("wide",), PEFT, is_merged=True),
+    "quantize": Case(("base",), quantization="Q8_0", fields={"quantize": "q8_0"}),
+    "quantize-folder": Case(TRAINED, quantization="Q4_K_M", fields={"quantize": "q4_K_M"}),
+    "quantize-from": Case(quantization="Q8_0", fields={"from": "stored", "quantize": "q8_0"}),
+}
+
+
+class Failed(Exception):
+    """The client has got an error: its status (0 within a stream) and its words."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+Create = Callable[..., list[dict[str, Any]]]
 
 
 @dataclass
-class Creator:
-    """The client, which sends files and creates models."""
+class Python:
+    """The package of PyPI."""
 
     client: ollama.Client
-    lines: list[dict[str, Any]] = field(default_factory=list)
 
-    def sent(self, **files: Path | bytes) -> dict[str, str]:
-        return {name: self.client.create_blob(path) for name, path in files.items()}
+    def send(self, files: dict[str, Path], names: tuple[str, ...]) -> dict[str, str]:
+        return {name: self.client.create_blob(files[name]) for name in names}
 
-    def create(self, **fields: Any) -> list[str]:
-        """The statuses that creating says."""
-        answer = self.client.create(stream=True, **fields)
-        self.lines = [line.model_dump(exclude_none=True) for line in answer]
-        return [line["status"] for line in self.lines]
-
-
-@pytest.fixture
-def creator(served: Served) -> Iterator[Creator]:
-    with ollama.Client(host=served.url) as client:
-        yield Creator(client)
+    def create(self, request: dict[str, Any], *, stream: bool) -> list[dict[str, Any]]:
+        """What creating says."""
+        fields = {("from_" if key == "from" else key): value for key, value in request.items()}
+        try:
+            answer = self.client.create(**fields, stream=stream)
+            lines = list(answer) if stream else [answer]
+            return [line.model_dump(exclude_none=True) for line in lines]
+        except ollama.ResponseError as error:
+            raise Failed(max(error.status_code, 0), error.error) from error
 
 
-def test_base(creator: Creator, files: Files, ollama: str, models_dir: Path) -> None:
-    said = creator.create(model="mine", files=creator.sent(base=files.base))
-    assert said[0] == "parsing GGUF"
-    assert said[-2:] == ["writing manifest", "success"]
-    assert all(line.keys() == {"status"} for line in creator.lines)
-    assert show(ollama, "mine")["details"]["family"] == "llama"
-    assert (models_dir / "mine" / "base").read_bytes() == files.base.read_bytes()
-    assert not litter(models_dir)
+@pytest.fixture(scope="module")
+def python(place: Place, files: dict[str, Path]) -> Iterator[Python]:
+    """The client, which has created the model `stored`."""
+    with ollama.Client(host=place.url) as client:
+        python = Python(client)
+        stored = CASES["base"].request("stored", python.send(files, ("base",)))
+        assert python.create(stored, stream=False) == [{"status": "success"}]
+        yield python
 
 
-@pytest.mark.parametrize("is_streamed", [True, False])
-def test_base_and_adapter(
-    creator: Creator, files: Files, ollama: str, models_dir: Path, is_streamed: bool
+@pytest.mark.parametrize("name", CASES)
+def test_what_ollama_has_dropped_by_python(
+    place: Place, files: dict[str, Path], python: Python, name: str
 ) -> None:
-    digests = creator.sent(base=files.base, lora=files.lora)
-    fields = {"files": {"b.gguf": digests["base"]}, "adapters": {"a.gguf": digests["lora"]}}
-    if is_streamed:
-        assert creator.create(model="mine", **fields)[-1] == "success"
-    else:
-        assert creator.client.create(model="mine", **fields).status == "success"
-    shown = show(ollama, "mine")
-    assert "model_handler.merged" in shown["model_info"]
-    assert not litter(models_dir)
-    assert not list(models_dir.glob(".model-handler/blobs/*"))
+    case = CASES[name]
+    request = case.request(name, python.send(files, (*case.files, *case.adapters)))
+    said = [line["status"] for line in python.create(request, stream=True)]
+    assert said[-2:] == ["writing manifest", "success"]
+    check(place, name, case)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_streamed"), [("base-and-adapter", True), ("folder-and-peft", False)]
+)
+def test_what_ollama_has_dropped_by_javascript_through_nginx(
+    place: Place, files: dict[str, Path], name: str, is_streamed: bool
+) -> None:
+    case, model = CASES[name], f"js-{name}"
+    names = (*case.files, *case.adapters)
+    request = case.request(model, {each: each for each in names}) | {"stream": is_streamed}
+    sent = [f"{each}={files[each]}" for each in names]
+    answer = run_node("create.mjs", place.behind_nginx, json.dumps(request), *sent)
+    statuses = [json.loads(line).get("status") for line in answer.splitlines()]
+    assert statuses[-2:] == ["writing manifest", "success"] if is_streamed else ["success"]
+    check(place, model, case)
+
+
+def check(place: Place, model: str, case: Case) -> None:
+    """What arrived on Ollama, and is kept here, is what was asked for."""
+    header = open_header(place.weights(model))
+    assert (header.architecture, header.quantization) == ("llama", case.quantization)
+    assert ("model_handler.merged" in header.metadata) == case.is_merged
+    assert not place.sent(model).keys() & {"adapters", "quantize"}
+    kept = json.loads(requests.get(f"{place.url}/models/{model}/", timeout=30).text)
+    assert kept["last_create"]["model_name_on_ollama"] == model
+    assert not list(place.models_dir.glob(".model-handler/blobs/*"))
+
+
+def test_a_file_that_is_here_is_not_read_and_the_connection_ends(
+    place: Place, files: dict[str, Path], python: Python
+) -> None:
+    large = files["model.safetensors"].read_bytes()
+    python.send(files, ("model.safetensors",))
+    host = urlsplit(place.url)
+    path = f"/api/blobs/sha256:{sha256(large).hexdigest()}"
+    for length, says in ((len(large), "close"), (10, "keep-alive")):
+        with socket.create_connection((host.hostname, host.port), timeout=20) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+            connection.sendall(head.encode() + bytes(10))
+            answer = connection.recv(4096).decode()
+        assert answer.startswith("HTTP/1.1 200 ")
+        assert f"Connection: {says}" in answer

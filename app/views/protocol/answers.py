@@ -6,6 +6,7 @@ from typing import Any
 from flask import Request, Response, request
 from werkzeug.exceptions import Forbidden, MethodNotAllowed, MisdirectedRequest
 
+from app.connection import Connection, is_unread
 from app.errors import Failure
 from app.ollama.client import OllamaError
 from app.planning.create_request import Refused
@@ -26,8 +27,17 @@ def is_ollamas(asked: Request) -> bool:
     return asked.path.startswith(PREFIXES)
 
 
+def end_unread() -> None:
+    """Say with the answer that the connection ends, where the client still sends what nobody will
+    read: it would use it for its next request."""
+    connection = request.environ.get("gunicorn.socket")
+    if isinstance(connection, Connection) and is_unread(request.environ["wsgi.input"]):
+        connection.end_with_answer()
+
+
 def refusal(error: Exception, failure: Failure) -> Response:
     """The answer to a request that failed before its first line; `failure` is what is told."""
+    end_unread()
     if isinstance(error, Forbidden | MisdirectedRequest):
         return Response(status=403, mimetype=None)
     if isinstance(error, MethodNotAllowed):

@@ -14,7 +14,7 @@ from app.planning.options import BadRequest
 from app.storage.failures import WrongDigest
 from app.views.answers import service
 from app.views.form import BLOCK
-from app.views.protocol.answers import json_answer
+from app.views.protocol.answers import end_unread, json_answer
 from app.views.upload import check_size
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
@@ -35,6 +35,7 @@ def receive(digest: str) -> Response:
     """Take the file, unless it is here: then its bytes aren't looked at."""
     sha256, storage = _sha256(digest), service().storage
     if storage.blobs.find(sha256) is not None:
+        end_unread()
         return Response(status=200, mimetype=None)
     check_size(storage)
     try:
