@@ -32,7 +32,7 @@ data.items.add(new File([bytes], name, { type: "application/zip" }));
 document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
 """
 WATCH_BARS = """
-window.seen = { upload: [], extract: [], push: [], create: [] };
+window.seen = { upload: [], push: [], create: [], verify: [] };
 setInterval(() => Object.keys(seen).forEach(id => {
   const { value } = document.getElementById(id);
   if (seen[id].at(-1) !== value) seen[id].push(value);
@@ -44,12 +44,12 @@ window.setTimeout = (work, milliseconds) => wait(work, milliseconds / 10);
 """
 COUNT_LISTS = """
 return performance.getEntriesByType("resource").filter(
-  ({ name }) => new URL(name).pathname === "/models/").length;
+  ({ name }) => new URL(name).pathname === "/state/").length;
 """
 CANCEL_ONCE_UPLOADING = """
 const figures = document.getElementById("upload-figures");
 new MutationObserver((_, observer) => {
-  if (!figures.textContent.includes("/s · ")) return;
+  if (!/^[1-9]/.test(figures.textContent)) return;
   observer.disconnect();
   document.getElementById("cancel").click();
 }).observe(figures, { childList: true });
@@ -76,6 +76,8 @@ class Page:
 
     def __init__(self, driver: WebDriver, url: str) -> None:
         self.driver = driver
+        everything = {"origin": url, "storageTypes": "all"}
+        driver.execute_cdp_cmd("Storage.clearDataForOrigin", everything)  # type: ignore[attr-defined]
         driver.get(url)
 
     def find(self, selector: str):  # type: ignore[no-untyped-def]
@@ -371,10 +373,10 @@ def test_a_refusal_is_shown_while_the_zip_is_still_sent(
 
 def test_what_is_no_model_is_said_before_it_is_sent(page: Page, tmp_path: Path) -> None:
     page.drop(write_zip(tmp_path / "notes.zip", {"notes.txt": b"nothing"}))
-    page.wait_for("#listing", "no .gguf")
+    page.wait_for("#problem", "no .gguf")
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no end")
     page.drop(tmp_path / "broken.zip")
-    page.wait_for("#listing", "isn't a zip")
+    page.wait_for("#problem", "isn't a zip")
     page.find("#name").send_keys("x")
     page.find("#send").click()
     assert not page.find("#task").is_displayed()
@@ -397,7 +399,7 @@ def test_a_name_that_ollama_would_not_take_is_said_before_anything_is_sent(
     page.drop(named_otherwise)
     page.wait_for("#listing", "base.gguf")
     field = page.find("#name")
-    assert field.get_attribute("value") == ""
+    assert field.get_attribute("value") == "my-model"
     for name, is_taken in [
         *(("a@b", False), ("-a", False), ("a/b/c/d", False), ("", False)),
         *(("my-model", True), ("library/my_model:v1.2", True), ("host:80/library/m", True)),
@@ -414,7 +416,8 @@ def test_a_name_that_ollama_would_not_take_is_said_before_anything_is_sent(
 def test_cancelling_an_upload_keeps_nothing(
     page: Page, zips: Zips, models_dir: Path, tmp_path: Path
 ) -> None:
-    large = write_zip(tmp_path / "large.zip", {"base.gguf": b"GGUF", "rest": bytes(300_000_000)})
+    base = zipfile.ZipFile(zips.base).read("base.gguf")
+    large = write_zip(tmp_path / "large.zip", {"base.gguf": base, "rest": bytes(300_000_000)})
     page.find("#zip").send_keys(str(large))
     page.wait_for("#listing", "base.gguf")
     page.run_script(CANCEL_ONCE_UPLOADING)

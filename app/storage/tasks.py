@@ -61,7 +61,8 @@ class TaskLog:
         raise NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
 
     def recent(self) -> list[dict[str, Any]]:
-        """The tasks that are kept, newest first: state, model, started, last action and ratio.
+        """The tasks that are kept, newest first: state, model, started, last action and ratio; and
+        the name on Ollama, error and hint, where the last line has them.
 
         `state` is `running`, `succeeded`, `failed`, or `stopped`: its client left or it was killed.
         """
@@ -104,6 +105,7 @@ def _summary(path: Path, name: re.Match[str]) -> dict[str, Any]:
         running = _is_locked(file)
         first, last = _ends(file)
     details = first["message"]["details"] if first else {}
+    at_last = last["message"]["details"] if last else {}
     ratio = last["message"].get("progress_ratio", last["message"].get("progress")) if last else 0
     if last and last["status"] != 200:
         state = "failed"
@@ -116,6 +118,9 @@ def _summary(path: Path, name: re.Match[str]) -> dict[str, Any]:
         "task_uuid": name["uuid"],
         "state": state,
         "model": details.get("model", details.get("model_name")),
+        "model_name_on_ollama": at_last.get("model_name_on_ollama"),
+        "error": at_last.get("error"),
+        "hint": at_last.get("hint"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "action": last["message"]["action"] if last else None,
         "progress_ratio": ratio,

@@ -3,7 +3,6 @@ reach them itself."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
 
 from flask import Blueprint, Response, current_app, stream_with_context
 from werkzeug.exceptions import NotFound
@@ -12,6 +11,7 @@ from app.errors import describe
 from app.ollama.client import ModelMissing, Ollama, OllamaError
 from app.planning.options import text
 from app.service.chat import Answer, chat_request, first_answer, heard
+from app.service.watch import described
 from app.views.answers import asked_server, json_answer, json_object, service
 from app.views.stream import client_is_there, fails_as, line_response
 
@@ -21,8 +21,9 @@ blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 @blueprint.get("/")
 @fails_as("Failed ask Ollama.")
 def servers() -> Response:
-    """Each server with its version and models, or with what keeps it from saying."""
-    return json_answer({"servers": [_described(server) for server in service().ollamas()]})
+    """Each server with its version, models, and whether it takes adapters; or with what keeps it
+    from saying."""
+    return json_answer({"servers": [described(server) for server in service().ollamas()]})
 
 
 @blueprint.post("/generate")
@@ -41,13 +42,6 @@ def chat() -> Response:
     """Ollama's own lines of the next answer in a chat, likewise."""
     body = chat_request(json_object())
     return _answered(lambda server: server.chat(body))
-
-
-def _described(server: Ollama) -> dict[str, Any]:
-    try:
-        return {"url": server.url, "version": server.version(), "models": server.tags()}
-    except OllamaError as error:
-        return {"url": server.url, "error": str(error)}
 
 
 def _answered(ask: Callable[[Ollama], Iterator[Answer]]) -> Response:

@@ -230,6 +230,15 @@ def description() -> dict[str, Any]:
                 "Describe a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
             )
         },
+        "/models/preview/": {
+            "post": _operation(
+                "What a deploy would make of files, told from their beginnings: a first line of"
+                " JSON that lists them, and the options; then those bytes, one after the other.",
+                *(JSON, 400, 401, 403, 413, 422, 502, 504),
+                body={"application/octet-stream": {"schema": {"type": "string"}}},
+            ),
+            "parameters": [_SERVER],
+        },
         "/models/missing/": {
             "post": _operation(
                 *("Which of these files aren't stored here.", JSON, 400, 401, 403, 413, 415),
@@ -274,6 +283,11 @@ def description() -> dict[str, Any]:
                 *(400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 423, 460, 507),
             ),
             "parameters": [_in_path("upload_id")],
+        },
+        "/state/": {
+            "get": _operation(
+                *("Version, free space, servers, models and recent tasks: for the page.", JSON, 401)
+            )
         },
         "/ollama/": {"get": _operation("The Ollama servers and their models.", JSON, 401)},
         "/ollama/generate": {

@@ -20,6 +20,7 @@ from app.errors import Failure, describe
 from app.logs import as_pairs, bounded
 from app.service.lines import Line, Steps, Task
 from app.storage.tasks import TaskLog
+from app.views.fields import NEW_NAME
 
 HEARTBEAT_SECONDS = 9.0
 GONE = Failure(499, "The client hung up.")
@@ -173,12 +174,19 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         except Exception as error:
             failure = ended.fail(error)
             ratio = last.ratio if last else 0
+            of_line = task.failure, ratio_key, ratio
             details = failure.details(verbose=verbose)
-            line = encode(task, failure.status, task.failure, ratio_key, ratio, details)
-            keep(line)
+            line = encode(task, failure.status, *of_line, details)
+            keep(encode(task, failure.status, *of_line, {**_about(task), **details}))
             if last is None:
                 raise _Refused(failure) from error
             yield line
+
+
+def _about(task: Task) -> dict[str, str]:
+    """What a failed task's last line is kept with, for whoever looks later: it may be its only
+    one."""
+    return {key: task.facts[key] for key in ("model", NEW_NAME) if task.facts.get(key)}
 
 
 class _Ended:

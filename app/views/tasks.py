@@ -16,8 +16,7 @@ blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 @fails_as("Failed get tasks.")
 def recent() -> Response:
     """The tasks that are kept, and the resumable uploads that are here; each newest first."""
-    uploads = [_described(upload) for upload in reversed(service().storage.uploads.all())]
-    return json_answer({"tasks": service().tasks.recent(), "uploads": uploads})
+    return json_answer({"tasks": service().tasks.recent(), "uploads": uploads()})
 
 
 @blueprint.get("/<uuid>")
@@ -25,6 +24,11 @@ def recent() -> Response:
 def lines(uuid: str) -> Response:
     """The lines that a task has sent so far."""
     return Response(service().tasks.lines(uuid), mimetype=MEDIA_TYPE)
+
+
+def uploads() -> list[dict[str, Any]]:
+    """The resumable uploads that are here, newest first, as `_described`."""
+    return [_described(upload) for upload in reversed(service().storage.uploads.all())]
 
 
 def _described(upload: PartialUpload) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from flask import Flask, request
 from flask_babel import Babel
 
 CATALOGUES = {"en": "en", "zh-TW": "zh_Hant"}
+OWN_NAMES = {"en": "English", "zh-TW": "正體中文"}
+COOKIE = "language"
 FOLDER = Path(__file__).parent.parent / "translations"
 
 
@@ -19,13 +21,16 @@ def init_app(app: Flask) -> None:
     """Have the templates' texts looked up in the catalogue of the browser's language."""
     app.config["BABEL_TRANSLATION_DIRECTORIES"] = str(FOLDER)
     Babel(app, locale_selector=lambda: CATALOGUES[language()])
-    app.jinja_env.globals["language"] = language
+    app.jinja_env.globals |= {"language": language, "languages": OWN_NAMES}
     app.jinja_env.globals["catalogue"] = lambda: catalogue(language())
 
 
 def language() -> str:
-    """The tag (BCP 47) of the language to speak: the first one that the browser asks for and that
-    there is, or English."""
+    """The tag (BCP 47) of the language to speak: what was chosen on the page, else the first one
+    that the browser asks for and that there is, or English."""
+    chosen = request.cookies.get(COOKIE)
+    if chosen in CATALOGUES:
+        return chosen
     wanted = request.accept_languages.best_match([*CATALOGUES, "zh", "zh-Hant", "zh-HK"])
     if wanted is None:
         return "en"

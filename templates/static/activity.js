@@ -1,100 +1,87 @@
-// The task that runs from here: its bars, its lines, and how it ended. And the recent ones.
+// The task that runs from here: its bars, its lines, how it ended, and what can be done then.
 
 import { offerTrial } from "./chat.js";
-import { byId, made, memory } from "./dom.js";
-import { on, refresh } from "./feed.js";
-import { chosenServer } from "./ollama.js";
-import { askForKey, open } from "./service.js";
-import { _, inMinutes, inUnits, language, linesOf } from "./text.js";
+import { byId, made } from "./dom.js";
+import { refresh } from "./feed.js";
+import { chosenServer, hasSeveralServers } from "./ollama.js";
+import { currentPhase, endAll, enter, progress, showPhases, stop } from "./phases.js";
+import { ask, askForKey } from "./service.js";
+import { _ } from "./text.js";
+import { forget, Refused, Upload } from "./upload.js";
+import "./recent.js";
 
-const PHASES = ["upload", "extract", "push", "create"];
 const PHASE_OF = [
-  [/^Start(ed)? (save|extract)|^Extracting/, "extract"],
-  [/^Start(ed to)? create|^Pushing|^Hashing|^Merging|^Converting/, "push"],
-  [/^Start structure|^Ollama:|^Verif/, "create"],
+  [/^Merging|^Convert/, "convert"],
+  [/^Hashing|^Pushing/, "push"],
+  [/^Start structure|^Ollama:/, "create"],
+  [/^Verif/, "verify"],
 ];
-const STATES = {
-  running: _("running"), succeeded: _("succeeded"), failed: _("failed"), stopped: _("stopped"),
-};
-const SHOWN_TASKS = 10;
-const hasChanged = memory();
+const UNUSABLE = 422;
+const MADE_PHASES = ["push", "create", "verify"];
 let running = null;
-let phase = "";
-let shown = 0;  // of the answer, in characters
+let stored = "";  // the model that the upload has become
 
-export const CREATE_PHASES = PHASES.slice(2);
-export const DEPLOY_PHASES = PHASES;
+export const CREATE_PHASES = MADE_PHASES;
 
 function say(text, failed = false) {
   if (byId("said").textContent !== text) byId("said").textContent = text;
   byId("said").className = failed ? "error" : "";
 }
 
-function rowOf(id) {
-  return byId(id).parentElement;
+function offer(text, action) {
+  const button = made("button", { type: "button", className: "btn btn-sm btn-outline-secondary" }, text);
+  button.addEventListener("click", action);
+  byId("next-steps").append(button);
 }
 
 function fail(text) {
-  if (phase) rowOf(phase).classList.add("failed");
+  stop(true);
   say(text, true);
 }
 
-function complete(ids) {
-  for (const id of ids) {
-    byId(id).value = 1;
-    if (id !== "upload") byId(`${id}-figures`).textContent = "✓";
-  }
-}
-
-function enter(next) {
-  phase = next;
-  complete(PHASES.slice(0, PHASES.indexOf(next)));
-}
-
-function showUpload(event, started) {
-  const seconds = (performance.now() - started) / 1000;
-  const rate = event.loaded / Math.max(seconds, 0.001);
-  const left = event.total - event.loaded;
-  byId("upload").value = event.loaded / event.total;
-  byId("upload-figures").textContent = [
-    left ? `${inUnits(event.loaded)} / ${inUnits(event.total)}` : inUnits(event.total),
-    `${inUnits(rate)}/s`,
-    left ? _("%(time)s left", { time: inMinutes(left / rate) }) : "✓",
-  ].join(" · ");
-}
-
-function showFigures({ action, details }) {
-  const { bytes, total_bytes: total, server, ollama } = details;
-  const done = total ? bytes / total : ollama?.total ? (ollama.completed ?? 0) / ollama.total : null;
-  if (done !== null) byId(phase).value = done;
-  const amount = total ? `${inUnits(bytes)} / ${inUnits(total)}` : "";
-  const where = byId("server-choice").hidden ? "" : server;
-  byId(`${phase}-figures`).textContent = [action, amount, where].filter(Boolean).join(" ");
-}
-
 function finish(name) {
-  complete(PHASES);
+  endAll();
   say(_("%(model)s is on Ollama. Chat with it:", { model: name }));
   byId("run").textContent = `ollama run ${name}`;
   byId("made").hidden = false;
   offerTrial(name);
 }
 
+function showFigures(phase, { action, details }) {
+  const { bytes, total_bytes: total, server, ollama } = details;
+  const done = ollama?.total ? (ollama.completed ?? 0) / ollama.total : undefined;
+  const note = phase === "create" ? action.replace(/^Ollama: /, "") : "";
+  progress(phase, { bytes, total, done, note, server: hasSeveralServers() ? server : "" });
+}
+
 function showLine({ status, message }) {
   const { error, hint, model_name_on_ollama: created } = message.details;
   if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
   if (created) return finish(created);
-  const next = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
-  if (next) enter(next);
-  if (next) showFigures(message);
+  if (message.action === "Start create model.") stored = message.details.model;
+  const phase = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
+  if (phase) {
+    enter(phase);
+    showFigures(phase, message);
+  }
   say(message.action);
 }
 
-function showLines(text) {
-  const fresh = text.slice(shown, text.lastIndexOf("\n") + 1);
-  shown += fresh.length;
-  byId("log").append(fresh);
-  linesOf(fresh).forEach(showLine);
+// Each line of an answer as it comes; resolves to the last one.
+async function readLines(answer) {
+  let rest = "", last = null;
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return last;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      byId("log").append(`${line}\n`);
+      last = JSON.parse(line);
+      showLine(last);
+    }
+  }
 }
 
 function reset(title, phases) {
@@ -102,66 +89,121 @@ function reset(title, phases) {
   byId("task-title").textContent = title;
   byId("made").hidden = true;
   byId("copy").textContent = _("Copy");
-  byId("log").textContent = "";
-  for (const id of PHASES) {
-    byId(id).value = 0;
-    byId(`${id}-figures`).textContent = "";
-    rowOf(id).classList.remove("failed");
-    rowOf(id).hidden = !phases.includes(id);
-  }
-  phase = phases[0] ?? "";
-  shown = 0;
+  byId("log").textContent = byId("left").textContent = "";
+  byId("next-steps").replaceChildren();
+  showPhases(phases);
+  stored = "";
   say("");
 }
 
-function setRunning(request) {
-  running = request;
-  byId("send").disabled = Boolean(request);
-  byId("cancel").hidden = !request;
+function setRunning(task) {
+  running = task;
+  byId("send").disabled = Boolean(task);
+  byId("cancel").hidden = byId("state").hidden = !task;
+  byId("pause").hidden = true;
+  byId("left").textContent = "";
+  document.dispatchEvent(new CustomEvent("running", { detail: Boolean(task) }));
 }
 
-// Runs one task at a time: a form's or a JSON object's way to `path`.
-export function run(method, path, body, title, phases) {
+// Runs one task at a time; `work(task)` resolves once it is over. Asks for the key where that is
+// all that is missing, and begins again.
+async function oneAtATime(title, phases, work) {
   if (running) return say(_("A task is running: wait for its end, or cancel it."));
-  const isForm = body instanceof FormData;
-  const server = chosenServer();
-  const query = server ? `&server=${encodeURIComponent(server)}` : "";
-  const request = open(method, `${path}?verbose=1${query}`);
-  const started = performance.now();
+  const stopper = new AbortController();
+  const task = { signal: stopper.signal, cancel: () => stopper.abort() };
   reset(title, phases);
-  setRunning(request);
-  request.upload.onprogress = event => isForm && showUpload(event, started);
-  request.onprogress = () => showLines(request.responseText);
-  request.onload = () => showLines(request.responseText);
-  request.onerror = () => fail(_("The connection was lost."));
-  request.onabort = () => say(CREATE_PHASES.includes(phase)
+  setRunning(task);
+  byId("task").scrollIntoView({ block: "nearest" });
+  let again = false;
+  try {
+    await work(task);
+  } catch (error) {
+    again = error.status === 401;
+    if (error.name === "AbortError") showCancelled();
+    else fail(error instanceof Refused ? error.message : _("The connection was lost."));
+    if (error.name !== "AbortError" && !again) offerNext(error.status, error.message, () => oneAtATime(title, phases, work));
+  }
+  setRunning(null);
+  refresh();
+  if (again && await askForKey()) oneAtATime(title, phases, work);
+}
+
+function showCancelled() {
+  stop(false);
+  say(MADE_PHASES.includes(currentPhase()) || currentPhase() === "convert"
     ? _("Cancelled. The model is kept here and can be created later.")
     : _("Cancelled. Nothing was kept."));
-  request.onloadend = async () => {
-    setRunning(null);
-    refresh();
-    if (request.status === 401 && await askForKey()) run(method, path, body, title, phases);
+}
+
+// One request whose answer is lines; resolves to the last one, rejects with Refused for a 401.
+async function exchange(task, method, path, fields) {
+  const server = chosenServer();
+  const query = server ? `&server=${encodeURIComponent(server)}` : "";
+  const answer = await ask(`${path}?verbose=1${query}`, {
+    method, signal: task.signal, body: JSON.stringify(fields),
+    headers: { "Content-Type": "application/json" },
+  });
+  if (answer.status === 401) throw new Refused(401, (await answer.json()).message.details);
+  return readLines(answer);
+}
+
+// A JSON object's way to `path`, for what is stored already.
+export function run(method, path, fields, title, phases) {
+  return oneAtATime(title, phases, async task => {
+    const last = await exchange(task, method, path, fields);
+    if (last.status !== 200) offer(_("Try again"), () => run(method, path, fields, title, phases));
+  });
+}
+
+function showUpload({ sent, size, from, waiting }) {
+  if (waiting) return say(_("The connection is lost. It goes on as soon as it is back."));
+  say("");
+  progress("upload", { bytes: sent, total: size, from });
+}
+
+function offerPause(task, upload) {
+  const button = byId("pause");
+  const show = () => button.textContent = upload.isPaused ? _("Go on") : _("Pause");
+  button.hidden = false;
+  button.onclick = () => {
+    if (upload.isPaused) upload.resume();
+    else upload.pause();
+    say(upload.isPaused ? _("Paused. What has arrived is kept.") : "");
+    show();
   };
-  if (!isForm) request.setRequestHeader("Content-Type", "application/json");
-  request.send(isForm ? body : JSON.stringify(body));
-  byId("task").scrollIntoView({ block: "nearest" });
+  show();
+  task.cancel = () => upload.cancel();
 }
 
-function taskItem({ started, model, action, state, progress_ratio: ratio }) {
-  const item = made("li", { className: "d-flex flex-wrap gap-2 py-1" },
-    made("time", { dateTime: started, className: "text-body-secondary num" },
-      new Date(started).toLocaleTimeString(language)),
-    made("span", { className: "name" }, model ?? ""),
-    made("span", { className: state === "failed" ? "text-danger" : "" },
-      `${STATES[state]}: ${action ?? _("Upload")}`));
-  if (state === "running") item.append(made("progress", { value: ratio }));
-  return item;
+// What can be done about a failure, as buttons.
+function offerNext(status, text, again) {
+  if (text.includes("'from'")) offer(_("Choose a base…"), () => document.dispatchEvent(new Event("choose-base")));
+  if (status === UNUSABLE) offer(_("Choose another file"), () => document.dispatchEvent(new Event("choose-file")));
+  else offer(_("Try again"), again);
 }
 
-function showTasks(tasks) {
-  if (!hasChanged(tasks)) return;
-  byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
-  byId("no-tasks").hidden = tasks.length > 0;
+const textOf = ({ message: { details } }) => [details.error, details.hint].join(" ");
+
+// Uploads a bundle and has it deployed; `before()` rejects with Refused for what would be refused.
+export function deploy(bundle, fields, phases, before) {
+  const title = fields.model_name_on_ollama;
+  return oneAtATime(title, phases, async task => {
+    await before(task.signal);
+    const upload = new Upload({ ...bundle, as: title }, showUpload);
+    offerPause(task, upload);
+    const path = await upload.run();
+    byId("pause").hidden = true;
+    const stopper = new AbortController();
+    task.cancel = () => stopper.abort();
+    const id = path.split("/").at(-1);
+    const body = { ...fields, upload: id };
+    const said = await exchange({ signal: stopper.signal }, "POST", "/models/deploy/", body);
+    if (stored) forget(bundle.key);
+    if (said.status === 200) return;
+    if (!stored) return offerNext(said.status, textOf(said), () => deploy(bundle, fields, phases, before));
+    const wanted = { ...fields, model: stored };
+    offer(_("Create again without uploading"), () => run("POST", "/models/create/", wanted, title, CREATE_PHASES));
+  });
 }
 
 // Works on pages without TLS too, where there is no navigator.clipboard.
@@ -171,8 +213,6 @@ function copy() {
   byId("copy").textContent = _("Copied");
 }
 
-byId("cancel").addEventListener("click", () => running.abort());
+byId("cancel").addEventListener("click", () => running?.cancel());
 byId("copy").addEventListener("click", copy);
 addEventListener("beforeunload", event => running && event.preventDefault());
-on("open", state => byId("recent").hidden = state !== "yes");
-on("tasks", showTasks);

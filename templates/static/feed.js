@@ -1,12 +1,16 @@
-// What the service and its Ollama servers have, asked for again and again, and told to whoever
-// listens: on("models" | "tasks" | "servers", listener), on("open", listener) for whether it may be
-// asked.
+// What the service and its Ollama servers have, asked for again and again and told to whoever
+// listens: on("state", …) the whole, on("models" | "tasks" | "servers" | "uploads", …) its
+// parts, on("open", …) "yes", "key" where one is wanted, or "no".
+//
+// Asked by one conditional request, which costs nothing where nothing has changed: often while
+// something runs, seldom otherwise, and not at all while nobody looks.
 
 import { ask } from "./service.js";
-import { linesOf } from "./text.js";
 
-const IDLE_MS = 5000, BUSY_MS = 1000;
+const IDLE_MS = 15_000, BUSY_MS = 1000, LOST_MS = 3000;
 const listeners = {};
+let timer = 0;
+let isRunning = false;
 
 export function on(kind, listener) {
   (listeners[kind] ??= []).push(listener);
@@ -16,37 +20,40 @@ function tell(kind, value) {
   for (const listener of listeners[kind] ?? []) listener(value);
 }
 
-async function refreshServers() {
-  const answer = await ask("/ollama/");
-  if (answer.ok) tell("servers", (await answer.json()).servers);
+function show(state) {
+  tell("open", "yes");
+  tell("state", state);
+  for (const part of ["servers", "models", "tasks", "uploads"]) tell(part, state[part]);
 }
 
-async function refreshLists() {
-  const answers = await Promise.all([ask("/models/?verbose=1"), ask("/tasks/")]);
-  const isOpen = answers.every(answer => answer.ok);
-  tell("open", isOpen ? "yes" : answers[0].status === 401 ? "key" : "no");
-  if (!isOpen) return false;
-  tell("models", linesOf(await answers[0].text()).map(line => line.message.details));
-  const { tasks } = await answers[1].json();
-  tell("tasks", tasks);
-  return tasks.some(task => task.state === "running");
-}
-
-export async function refresh() {
-  await refreshServers();
-  await refreshLists();
-}
-
-async function keepFresh() {
-  let isBusy = false;
-  try {
-    if (!document.hidden) isBusy = await refreshLists();
-  } catch {
-    tell("open", "no");
+async function look(options) {
+  const answer = await ask("/state/", options).catch(() => null);
+  if (answer?.ok) {
+    const state = await answer.json();
+    show(state);
+    const isKnown = state.servers.every(server => server.version || server.error);
+    return isRunning || !isKnown || state.tasks.some(task => task.state === "running") ? BUSY_MS : IDLE_MS;
   }
-  setTimeout(keepFresh, isBusy ? BUSY_MS : IDLE_MS);
+  tell("open", answer?.status === 401 ? "key" : "no");
+  return answer?.status === 401 ? IDLE_MS : LOST_MS;
+}
+
+async function keepFresh(options) {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  const milliseconds = await look(options);
+  clearTimeout(timer);
+  timer = setTimeout(keepFresh, milliseconds);
+}
+
+// Has all asked for anew, the Ollama servers too.
+export function refresh() {
+  return keepFresh({ cache: "no-cache", headers: { "Cache-Control": "no-cache" } });
 }
 
 export function start() {
-  refreshServers().finally(keepFresh);
+  document.addEventListener("visibilitychange", () => keepFresh());
+  document.addEventListener("running", event => isRunning = event.detail);
+  addEventListener("online", () => keepFresh());
+  refresh();
 }

@@ -1,24 +1,84 @@
-// The top of the page: the key, the colours, and what the service says of itself.
+// The top of the page: what the service says of itself and of its Ollama servers, the key, the
+// colours. When the service goes away, the last that it said stays, marked as such.
 
-import { byId, made } from "./dom.js";
+import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
-import { askForKey } from "./service.js";
+import { shortAddress } from "./ollama.js";
+import { askForKey, forgetKey, hasKey } from "./service.js";
+import { _, inUnits } from "./text.js";
 
-function showServers(servers) {
-  byId("servers").replaceChildren(...servers.map(({ url, version, error }) => made("li", { title: error ?? url },
-    made("span", { className: `dot ${error ? "bg-danger" : "bg-success"}` }),
-    version ? ` Ollama ${version}` : ` ${url}`)));
+const hasChanged = memory();
+let isLost = false;
+
+function aboutAdapters({ takes_adapters: takes }) {
+  if (takes === undefined || takes === null) return _("not known whether it takes adapters");
+  return takes ? _("takes adapters") : _("adapters are merged into their base");
 }
+
+function serverItem(server, isAlone) {
+  const { url, version, error } = server;
+  const address = shortAddress(url);
+  const colour = isLost || !(version || error) ? "unknown" : error ? "bad" : "good";
+  const said = error ?? (version ? aboutAdapters(server) : _("not known yet"));
+  const name = isAlone ? "Ollama" : address;
+  return made("li", { className: "server", title: `${address}: ${said}` },
+    made("span", { className: `dot ${colour}` }),
+    made("span", {}, `${name} ${version ?? ""}`.trim()),
+    made("span", { className: "visually-hidden" }, `: ${said}`),
+    error && made("span", { className: "error" }, _("doesn't answer")));
+}
+
+function showState(state) {
+  if (!hasChanged([state.servers.map(({ models, ...others }) => others), state.free_bytes, state.is_short, isLost, hasKey()])) return;
+  byId("servers").replaceChildren(...state.servers.map(server => serverItem(server, state.servers.length < 2)));
+  byId("space").textContent = _("%(size)s free", { size: inUnits(state.free_bytes) });
+  byId("space").classList.toggle("error", state.is_short);
+  byId("key-state").replaceChildren(icon("key"), " ", state.has_key ? _("API key entered") : _("no API key set"));
+  byId("forget-key").hidden = !state.has_key;
+}
+
+let last = null;
+
+on("state", state => {
+  last = state;
+  showState(state);
+});
+on("models", models => byId("models-count").textContent = models.length || "");
+on("open", state => {
+  isLost = state === "no";
+  byId("sign-in").hidden = state !== "key";
+  byId("stale").hidden = !isLost;
+  document.documentElement.classList.toggle("is-stale", isLost);
+  if (last) showState(last);
+});
 
 function chooseTheme(theme) {
   if (theme === "auto") localStorage.removeItem("theme");
   else localStorage.setItem("theme", theme);
   dispatchEvent(new Event("theme"));
+  showTheme();
+}
+
+function showTheme() {
+  for (const choice of document.querySelectorAll("[data-choose-theme]")) {
+    const isChosen = choice.dataset.chooseTheme === document.documentElement.dataset.theme;
+    choice.classList.toggle("active", isChosen);
+    choice.setAttribute("aria-pressed", isChosen);
+  }
 }
 
 for (const choice of document.querySelectorAll("[data-choose-theme]")) {
   choice.addEventListener("click", () => chooseTheme(choice.dataset.chooseTheme));
 }
+for (const choice of document.querySelectorAll("[data-choose-language]")) {
+  choice.addEventListener("click", () => {
+    document.cookie = `language=${choice.dataset.chooseLanguage}; path=/; max-age=31536000; SameSite=Strict`;
+    location.reload();
+  });
+}
+showTheme();
 byId("sign-in").addEventListener("click", async () => await askForKey() && refresh());
-on("open", state => byId("sign-in").hidden = state !== "key");
-on("servers", showServers);
+byId("forget-key").addEventListener("click", () => {
+  forgetKey();
+  refresh();
+});

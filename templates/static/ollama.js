@@ -12,15 +12,23 @@ export function chosenServer() {
   return byId("server-choice").hidden ? "" : byId("server").value;
 }
 
-const namesOnOllama = () => servers.flatMap(server => server.models ?? []).map(model => model.name);
+export const hasSeveralServers = () => servers.length > 1;
 
-export function isOnOllama(name) {
-  return namesOnOllama().includes(fullName(name));
+export const shortAddress = url => url.replace(/^https?:\/\//, "").replace(/\/$/, "");
+
+const onOllama = () => servers.flatMap(server => server.models ?? []);
+
+// What Ollama has by that name, or undefined. Ollama's names are the same in any case.
+export function foundOnOllama(name) {
+  const wanted = fullName(name).toLowerCase();
+  return onOllama().find(model => model.name.toLowerCase() === wanted);
 }
+
+export const isOnOllama = name => Boolean(foundOnOllama(name));
 
 // Any of them, and our own models, may be the base of an adapter.
 function offerBases() {
-  const bases = [...new Set([...ownModels, ...namesOnOllama()])].sort();
+  const bases = [...new Set([...ownModels, ...onOllama().map(model => model.name)])].sort();
   byId("bases").replaceChildren(...bases.map(name => new Option(name)));
 }
 
@@ -29,7 +37,7 @@ function offerServers() {
   byId("server-choice").hidden = urls.length < 2;
   const [all, ...known] = byId("server").options;
   if (known.map(option => option.value).join() !== urls.join()) {
-    byId("server").replaceChildren(all, ...urls.map(url => new Option(url, url)));
+    byId("server").replaceChildren(all, ...urls.map(url => new Option(shortAddress(url), url)));
   }
 }
 

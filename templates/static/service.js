@@ -1,17 +1,39 @@
 // Requests to the service. The API key, where it wants one, stays in this tab.
 
 import { byId, confirmed } from "./dom.js";
+import { _ } from "./text.js";
 
 export function hasKey() {
   return sessionStorage.getItem("key") !== null;
 }
 
+export const forgetKey = () => sessionStorage.removeItem("key");
+
+// Whether the service takes a key; it is asked before the dialog closes.
+async function isTaken(key) {
+  const answer = await fetch("/state/", { headers: { "X-API-Key": key } }).catch(() => null);
+  if (answer?.ok) return true;
+  byId("key-said").textContent = answer?.status === 401
+    ? _("The service doesn't take this key.") : _("The service doesn't answer. Try again.");
+  byId("key").classList.add("is-invalid");
+  byId("key").select();
+  return false;
+}
+
 export async function askForKey() {
-  byId("key").value = "";
-  const given = await confirmed(byId("key-dialog"));
+  const dialog = byId("key-dialog");
+  byId("key").value = byId("key-said").textContent = "";
+  byId("key").classList.remove("is-invalid");
+  const given = await confirmed(dialog);
   if (given) sessionStorage.setItem("key", byId("key").value);
   return given;
 }
+
+byId("key-form").addEventListener("submit", async event => {
+  if (event.submitter?.value !== "yes") return;
+  event.preventDefault();
+  if (await isTaken(byId("key").value)) byId("key-dialog").close("yes");
+});
 
 export function keyHeader() {
   return hasKey() ? { "X-API-Key": sessionStorage.getItem("key") } : {};

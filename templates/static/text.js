@@ -31,9 +31,22 @@ export function inShort(count) {
   return new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 }).format(count);
 }
 
-// A name that Ollama takes, from a file's or a model's; empty where nothing of it can stay.
+const NAME_CHARACTERS = 80;
+
+// A name that Ollama takes, from a file's or a model's: accents go, what else it doesn't take becomes
+// a hyphen; where nothing would stay, a plain name.
 export function inName(text) {
-  return text.replace(/[^\w.-]+/g, "-").replace(/^[.-]+|-+$/g, "").slice(0, 80);
+  const plain = text.normalize("NFKD").replace(/\p{M}/gu, "").replace(/[^A-Za-z0-9_.-]+/g, "-")
+    .replace(/-+/g, "-").replace(/-(?=\.)|(?<=\.)-/g, "").replace(/^[.-]+|[.-]+$/g, "");
+  return /[A-Za-z0-9]/.test(plain) ? plain.slice(0, NAME_CHARACTERS) : "my-model";
+}
+
+// The time of day for today, and else the day.
+export function when(iso) {
+  const date = new Date(iso);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return isToday ? date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" })
+    : date.toLocaleDateString(language, { day: "numeric", month: "short" });
 }
 
 export function linesOf(text) {

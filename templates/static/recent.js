@@ -1,0 +1,94 @@
+// What has run lately, from wherever; and the uploads of this browser that aren't whole yet.
+
+import { byId, icon, made, memory } from "./dom.js";
+import { on, refresh } from "./feed.js";
+import { ask } from "./service.js";
+import { _, inUnits, language, when } from "./text.js";
+import { forgetOthers, remove, unfinished } from "./upload.js";
+
+const SHOWN_TASKS = 10;
+const STATES = {
+  running: ["hourglass-split", "text-primary", _("running")],
+  succeeded: ["check-circle-fill", "text-success", _("succeeded")],
+  failed: ["x-circle-fill", "text-danger", _("failed")],
+  stopped: ["stop-circle", "text-warning", _("stopped")],
+};
+const hasChanged = memory(), hasOthers = memory();
+let isRunning = false;
+
+function item([name, colour, word], heading, time, ...content) {
+  return made("li", { className: "d-flex gap-3" },
+    made("span", { className: colour }, icon(name), made("span", { className: "visually-hidden" }, word)),
+    made("div", { className: "flex-grow-1 name" }, heading, ...content),
+    made("time", { dateTime: time, className: "small text-body-secondary num text-nowrap" }, when(time)));
+}
+
+function heading({ model, model_name_on_ollama: made_as }) {
+  if (!made_as) return made("div", {}, model ?? "");
+  return made("div", {}, model, " → ", made("b", {}, made_as));
+}
+
+async function showLines(uuid, details) {
+  if (!details.open || details.lastChild.tagName === "PRE") return;
+  const answer = await ask(`/tasks/${uuid}`);
+  details.append(made("pre", { tabIndex: 0 }, await answer.text()));
+}
+
+function linesOf(uuid) {
+  const details = made("details", { className: "small" }, made("summary", {}, _("Its lines")));
+  details.addEventListener("toggle", () => showLines(uuid, details));
+  return details;
+}
+
+function taskItem(task) {
+  const { started, state: how, action, error, hint, progress_ratio: ratio, task_uuid: uuid } = task;
+  const said = made("div", { className: "small text-body-secondary" }, error ?? action ?? _("Upload"));
+  const more = [said];
+  if (hint) more.push(made("div", { className: "small" }, hint));
+  if (how === "running") more.push(made("progress", { value: ratio, ariaLabel: action ?? _("Upload") }));
+  return item(STATES[how], heading(task), started, ...more, linesOf(uuid));
+}
+
+function button(text, action, label) {
+  const element = made("button", { type: "button", className: "btn btn-sm btn-outline-secondary" }, text);
+  element.setAttribute("aria-label", label);
+  element.addEventListener("click", action);
+  return element;
+}
+
+function uploadItem({ upload: id, name, bytes, total_bytes: total, started, expires }) {
+  const path = `/uploads/${id}`;
+  const known = unfinished().find(each => each.path === path);
+  const isWhole = bytes === total;
+  const until = new Date(expires).toLocaleDateString(language, { day: "numeric", month: "short" });
+  const said = isWhole ? _("The upload is whole; kept until %(date)s", { date: until })
+    : _("%(sent)s of %(size)s have arrived; kept until %(date)s",
+      { sent: inUnits(bytes), size: inUnits(total), date: until });
+  const upload = { key: known?.key ?? path, path, name, size: total, as: known?.as };
+  const goOn = isWhole ? _("Deploy it") : _("Go on: choose the file again");
+  return item(["pause-circle-fill", "text-warning", _("unfinished")], made("div", {}, name), started,
+    made("div", { className: "small text-body-secondary num" }, said),
+    made("div", { className: "d-flex flex-wrap gap-2 mt-2" },
+      (known || isWhole) && button(goOn, () => document.dispatchEvent(new CustomEvent("go-on", { detail: { upload, isWhole } })), `${goOn} ${name}`),
+      button(_("Delete"), () => remove(upload).then(refresh, refresh), `${_("Delete")} ${name}`)));
+}
+
+function showUploads(uploads) {
+  forgetOthers(uploads.map(({ upload }) => `/uploads/${upload}`));
+  if (hasOthers([uploads, isRunning]) && !isRunning) byId("uploads").replaceChildren(...uploads.map(uploadItem));
+}
+
+function showTasks(tasks) {
+  if (!hasChanged(tasks)) return;
+  byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
+  byId("no-tasks").hidden = tasks.length > 0;
+  const running = tasks.filter(task => task.state === "running").length;
+  byId("running-count").textContent = running || "";
+}
+
+document.addEventListener("running", event => {
+  isRunning = event.detail;
+  if (isRunning) byId("uploads").replaceChildren();
+});
+on("tasks", showTasks);
+on("uploads", showUploads);
