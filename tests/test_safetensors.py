@@ -110,6 +110,10 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         build({"a": {**info([], 0, 4), "shape": "abc"}}, 4),
         "has an impossible shape or place of a",
     ),
+    "a shape that is an object": (
+        build({"a": {**info([], 0, 4), "shape": {}}}, 4),
+        "has an impossible shape or place of a",
+    ),
     "a name that writes to a terminal": (
         build({"\x1b[2J": info([1], 0, 4)}, 4),
         r"has a tensor name that is too long or can't be printed: '\x1b[2J'",

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from zipfile import ZipFile
 
 import pytest
 from flask import Flask
@@ -111,6 +114,7 @@ ODD: dict[str, Callable[[Path], object]] = {
     "a folder": lambda path: (path / ".model-handler" / "manifest.json").mkdir(parents=True),
     "huge": lambda path: odd_manifest(path, b" " * (manifests.MANIFEST_BYTES + 1)),
     "a loop in it": lambda path: (path.mkdir(), (path / "loop").symlink_to("loop")),
+    "a name of any bytes": lambda path: (path.mkdir(), (path / "x\udcff.gguf").write_bytes(b"x")),
 }
 
 
@@ -141,6 +145,50 @@ def test_an_odd_model_is_listed_with_its_problem_and_harms_none(
     assert len(caller.get("/models/").lines) == 2
     assert caller.get("/models/odd/").status == 422
     assert caller.send_json("DELETE", "/models/", {"model": "odd"}).last["status"] == 200
+
+
+def test_a_file_whose_name_is_not_text_is_left_out(
+    caller: FlaskCaller, models_dir: Path, zips: Zips
+) -> None:
+    with ZipFile(zips.both) as zipped:
+        zipped.extractall(models_dir / "hand-made")
+    (models_dir / "hand-made" / "notes\udcff.txt").write_bytes(b"mine")
+    described = json.loads(caller.get("/models/hand-made/").body)
+    assert [file["name"] for file in described["files"]] == ["base.gguf", "lora.gguf"]
+    with ZipFile(io.BytesIO(caller.get("/models/hand-made/download").body)) as downloaded:
+        assert downloaded.namelist() == ["base.gguf", "lora.gguf"]
+    [line] = caller.get("/models/?verbose=1").lines
+    assert line["message"]["details"]["problem"] == (
+        "notes?.txt can't be read: its name isn't UTF-8."
+    )
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\u202eb", "a\nb", "a\x1b[31mb", "a\udcffb"])
+def test_a_folder_by_a_name_that_no_model_may_have(
+    caller: FlaskCaller, models_dir: Path, zips: Zips, name: str
+) -> None:
+    (models_dir / name).mkdir()
+    assert caller.send_form("/models/upload/", [("Model", zips.both)]).last["status"] == 200
+    [line] = caller.get("/models/?verbose=1").lines
+    assert line["message"]["details"]["model"] == "tiny_lora"
+    assert caller.get(f"/models/{quote(os.fsencode(name))}/").status in (400, 404)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u202e", "\u2066", "\x85", "\ufeff"])
+def test_no_mark_in_a_file_s_name_ends_or_turns_a_line(
+    caller: FlaskCaller, models_dir: Path, zips: Zips, mark: str
+) -> None:
+    with ZipFile(zips.base) as zipped:
+        zipped.extractall(models_dir / "hand-made")
+    named = f"a{mark}b.gguf"
+    (models_dir / "hand-made" / "base.gguf").rename(models_dir / "hand-made" / named)
+    body = {"model": "hand-made", "model_name_on_ollama": "new"}
+    answer = caller.send_json("POST", "/models/create/?verbose=1", body)
+    assert answer.last["status"] == 200
+    text = answer.body.decode()
+    assert mark not in text
+    files = [line["message"]["details"].get("file") for line in map(json.loads, text.splitlines())]
+    assert named in files
 
 
 def test_models_that_vanish_from_a_list_are_left_out(

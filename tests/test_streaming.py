@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from flask import Flask
 
 from tests.callers import CurlCaller, RequestsCaller
 from tests.conftest import Zips, litter
@@ -54,6 +56,27 @@ def test_lines_come_before_the_work_is_done(served: Served, zips: Zips, standin:
         gate.open()
         rest = [json.loads(line)["message"]["action"] for line in lines]
     assert rest == ["Success create model"]
+
+
+def test_verbose_lines_come_also_while_nothing_happens(
+    app: Flask, zips: Zips, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.views.stream.HEARTBEAT_SECONDS", 0.0)
+    client = app.test_client()
+    assert client.put("/models/upload/tiny_lora.zip", data=zips.both.read_bytes()).data
+    fields = {"model": "tiny_lora", "model_name_on_ollama": "gated"}
+    with standin.hold("/api/create") as gate:
+        opened = threading.Timer(5, gate.open)
+        opened.start()
+        response = client.post("/models/create/?verbose=1", json=fields, buffered=False)
+        actions = []
+        for line in response.response:
+            actions.append(json.loads(line)["message"]["action"])
+            if actions[-1] == "Still working.":
+                gate.open()
+        opened.cancel()
+    assert "Still working." in actions
+    assert actions[-1] == "Success create model"
 
 
 def test_client_that_streams_the_form_and_reads_line_by_line(

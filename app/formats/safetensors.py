@@ -134,7 +134,7 @@ def _tensor(name: str, info: Any, data: int) -> Tensor:
     try:
         dtype, shape, (start, end) = info["dtype"], info["shape"], info["data_offsets"]
         bits = DTYPE_BITS[dtype]
-        numbers = [*shape, start, end]
+        numbers = [*shape, start, end] if isinstance(shape, list) else [None]
     except (LookupError, TypeError, ValueError):
         raise SafetensorsError(f"has an unknown or incomplete description of {name}") from None
     if len(numbers) > RANK + 2 or not all(

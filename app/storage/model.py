@@ -1,5 +1,6 @@
 """A model's folder: its files, what is known of them, and what was made from them."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -214,8 +215,11 @@ class Model:
                 except OSError as error:
                     note(error)
                     continue
-                if stat.S_ISREG(status.st_mode):
-                    found.append((path.relative_to(self.folder).as_posix(), path, status))
+                name = path.relative_to(self.folder).as_posix()
+                if not _is_text(name):
+                    problems.append(OSError(errno.EILSEQ, "its name isn't UTF-8", str(path)))
+                elif stat.S_ISREG(status.st_mode):
+                    found.append((name, path, status))
         if not os.path.lexists(self.folder):
             raise NoSuchModel(f"There is no model {self.name!r}. GET /models/ lists the models.")
         return sorted(found)
@@ -246,6 +250,14 @@ def hash_file(path: Path, report: Report, details: dict[str, Any]) -> str:
             done += len(block)
             report("Hashing.", {**details, "bytes": done, "total_bytes": size}, done / size)
     return digest.hexdigest()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> BinaryIO:
