@@ -59,3 +59,20 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     units = [str(path) for path in tmp_path.iterdir()]
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert "model-handler" not in done.stderr, done.stderr
+
+
+def test_docker_is_sent_nothing_that_git_ignores() -> None:
+    ignored, sent = (
+        {line.removeprefix("**/").strip("/") for line in (ROOT / name).read_text().splitlines()}
+        for name in (".gitignore", ".dockerignore")
+    )
+    assert ignored | {".git"} <= sent
+
+
+def test_the_container_is_made_of_this_checkouts_wheel() -> None:
+    said = (DEPLOY / "container" / "Dockerfile").read_text()
+    stages = re.split(r"^FROM ", said, flags=re.M)[1:]
+    assert len(stages) == 2
+    assert "--constraint /source/constraints.txt --wheel-dir /wheels /source" in stages[0]
+    assert "--no-index --find-links /wheels model-handler" in stages[1]
+    assert "COPY" not in stages[1]

@@ -40,6 +40,12 @@ def leave_upload(storage: Storage) -> Path:
     return leave(storage.state_folder / "uploads" / uploads.create(100, {}).id / "entry-0")
 
 
+def leave_blob(storage: Storage) -> Path:
+    path = leave(storage.state_folder / "blobs" / f"sha256-{'0' * 64}")
+    os.utime(path, (1, 1))
+    return path
+
+
 def leave_earlier(storage: Storage) -> Path:
     return leave(storage.folder / "model" / ".merged" / "merged.gguf")
 
@@ -76,6 +82,7 @@ def storage(models_dir: Path) -> Storage:
         (leave_staging, "What a task that was killed has left"),
         (leave_removed, "What was removed while it was read"),
         (leave_upload, "Partial upload"),
+        (leave_blob, "Blob that no model was made of, sha256-000000000000, last changed on 1970"),
         (leave_earlier, "of an earlier version"),
         (leave_half_kept, "not whole"),
     ],

@@ -33,14 +33,19 @@ from tests.test_streaming import (  # noqa: F401
 SITE = ROOT / "deploy" / "nginx" / "model-handler.conf"
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
-def nginx(folder: Path, *instances: str) -> Iterator[str]:
+def nginx(folder: Path, *instances: str, site: str = SITE.read_text()) -> Iterator[str]:
     """An nginx with the site, before these instances; its address."""
     require_program("nginx")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     servers = "\n".join(f"server {urlsplit(url).netloc};" for url in instances)
-    site = SITE.read_text().replace("server 127.0.0.1:8000;", servers)
+    site = site.replace("server 127.0.0.1:8000;", servers)
     site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
     site = site.replace("/var/log/nginx/", f"{folder}/")
     folder.mkdir()

@@ -1,9 +1,9 @@
 """The wheel, installed elsewhere, serves and deploys."""
 
+import os
 import re
 import subprocess
 import sys
-import venv
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -11,20 +11,26 @@ from pathlib import Path
 from tests.callers import RequestsCaller
 from tests.conftest import Zips
 from tests.constraints import installed
+from tests.documents import example
 from tests.serving import ROOT, serve
 
 
 def test_wheel_works_elsewhere(tmp_path: Path, zips: Zips, ollama: str, new_name: str) -> None:
-    def run(*command: str | Path) -> None:
-        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    """Installed by the commands of docs/operations.rst."""
+    code = example("docs/operations.rst", "python3 -m pip wheel").code
+    for place, here in (("/opt", tmp_path), ("dist", tmp_path / "dist")):
+        code = re.sub(rf"(?<![\w/]){place}(?=[/ ])", str(here), code)
+    done = subprocess.run(
+        ["bash", "-euc", code],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"model-handler, version {metadata.version('model-handler')}\n")
 
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT)
-    venv.create(tmp_path / "venv", with_pip=True)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    programs = tmp_path / "venv" / "bin"
-    run(programs / "python", "-m", "pip", "install", "--quiet", wheel)
-
-    command = (str(programs / "gunicorn"), "-c", "python:app.gunicorn_conf")
+    command = (str(tmp_path / "model-handler" / "bin" / "model-handler"), "serve")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with serve(tmp_path / "models", ollama, command=command, folder=elsewhere) as served:

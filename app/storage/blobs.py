@@ -98,13 +98,19 @@ class Blobs:
             with suppress(FileNotFoundError):
                 (self._folder / f"sha256-{sha256}").unlink()
 
+    def expired(self) -> list[Path]:
+        """The blobs that `sweep` removes."""
+        found = []
+        for path in (self._folder / name for name in self._all()):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > self._lifetime:
+                    found.append(path)
+        return found
+
     def sweep(self) -> None:
         """Remove what has expired."""
-        for name in self._all():
-            with suppress(FileNotFoundError):
-                path = self._folder / name
-                if time.time() - path.stat().st_mtime > self._lifetime:
-                    path.unlink()
+        for path in self.expired():
+            path.unlink(missing_ok=True)
 
     def _blob(self, sha256: str) -> tuple[Path, StoredFile] | None:
         path = self._folder / f"sha256-{sha256}"

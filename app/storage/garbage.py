@@ -66,12 +66,14 @@ def _is_free(path: Path) -> bool:
 
 
 def _expired(storage: Storage) -> dict[Path, str]:
-    found = {}
-    for folder in storage.uploads.expired():
+    found = dict.fromkeys(storage.uploads.expired(), "Partial upload")
+    found |= dict.fromkeys(storage.blobs.expired(), "Blob that no model was made of")
+    said = {}
+    for path, what in found.items():
         with suppress(OSError):
-            changed = time.strftime("%Y-%m-%d", time.gmtime(folder.stat().st_mtime))
-            found[folder] = f"Partial upload {folder.name}, expired, last changed on {changed}"
-    return found
+            changed = time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime))
+            said[path] = f"{what}, {path.name[:19]}, last changed on {changed}, expired"
+    return said
 
 
 def _surplus(storage: Storage, model: Model, method: int, dry_run: bool) -> Iterator[Garbage]:
