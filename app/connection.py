@@ -11,6 +11,10 @@ from gunicorn.http.unreader import SocketUnreader
 from werkzeug.exceptions import RequestTimeout
 
 BACKLOG_BYTES = 4 * 2**20
+FIRST_RECEIVED, MOST_RECEIVED = 32 * 2**10, 2**20
+"""How much is taken at once: little at first, so that not much more has come than what tells that a
+body is of no use."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 TOO_SLOW = "The request arrived too slowly. Send it again over a faster connection."
 
@@ -55,11 +59,18 @@ class Connection(socket.socket):
         self._waited, self._arrived = 0.0, 0
         self._is_upload = False
         self._backlog = bytearray() if keeps_backlog else None
+        self.withholds_continue = False
+        self._most = FIRST_RECEIVED
         self.ends_with(lambda: None)
 
     def ends_with(self, end: Callable[[], None]) -> None:
         """`end` has the answer to this request say that the connection ends with it."""
         self.end_with_answer = end
+
+    def withhold_continue(self) -> None:
+        """The client waits for `100 Continue` before it sends the body: it is told so once the body
+        is read, so that what is refused before is never sent (RFC 9110, section 10.1.1)."""
+        self.withholds_continue = True
 
     def expect_upload(self, window: float, rate: int) -> None:
         """Within each `window` seconds of waiting, `rate` bytes a second must arrive, and some."""
@@ -70,15 +81,19 @@ class Connection(socket.socket):
 
     def receive(self, size: int) -> bytes:
         """The next bytes of a body, at most `size`. Raises TooSlow."""
+        if self.withholds_continue:
+            self.withholds_continue = False
+            self.sendall(CONTINUE)
         while True:
             started = time.monotonic()
             self.settimeout(max(self._window - self._waited, 0.001))
             try:
-                data: bytes | None = self.recv(size)
+                data: bytes | None = self.recv(min(size, self._most))
             except TimeoutError:
                 data = None
             finally:
                 self.settimeout(None)
+            self._most = min(2 * self._most, MOST_RECEIVED)
             self._waited += time.monotonic() - started
             self._arrived += len(data or b"")
             if data is None or (self._is_upload and self._waited >= self._window):

@@ -10,6 +10,7 @@ import os
 import resource
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ from app.threads import (
 )
 
 HEAD_BYTES = 64 * 2**10
-DISCARDED_BYTES = 16 * 2**20
+DISCARDED_BYTES, DISCARDED_OF_MORE = 3 * 2**20, 64 * 2**10
 SHOWN_CHARACTERS = 200
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 0.2
@@ -56,6 +57,11 @@ class Bounds:
 bounds = Bounds()
 
 
+def _unread_bytes(request: Any, where_unknown: int) -> int:
+    """How much of a request's body nobody has read, where its length is known."""
+    return getattr(request.body.reader, "length", where_unknown)
+
+
 class Client(TConn):  # type: ignore[misc]
     """A connection and what has arrived on it that no thread has yet."""
 
@@ -64,6 +70,7 @@ class Client(TConn):  # type: ignore[misc]
         super().__init__(worker.cfg, connection, address, own)
         self.gathered = bytearray()
         self.discarded = 0
+        self.most_discarded = DISCARDED_BYTES
         self.data_ready = True
         self.deadline = 0.0
         self.ready: Callable[[Client], None] | None = None
@@ -148,9 +155,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return bool(super().handle(conn))
 
     def handle_request(self, req: Any, conn: Client) -> bool:
-        """Answer one request."""
+        """Answer a request. gunicorn's own tells the client to continue before anybody knows
+        whether its body is wanted, and keeps connections on which much is left unread."""
         conn.sock.ends_with(req.force_close)
-        return bool(super().handle_request(req, conn))
+        if req._expected_100_continue:
+            req._expected_100_continue = False
+            conn.sock.withhold_continue()
+        should_close = req.should_close
+        req.should_close = lambda: (
+            should_close() or conn.sock.withholds_continue or _unread_bytes(req, 0) > BODY_BYTES
+        )
+        keeps_alive = bool(super().handle_request(req, conn))
+        if _unread_bytes(req, sys.maxsize) > DISCARDED_BYTES:
+            conn.most_discarded = DISCARDED_OF_MORE
+        return keeps_alive
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what isn't HTTP, or isn't taken, in the contract's shape."""
@@ -234,7 +252,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _unwatch(self, client: Client) -> None:
         self._watched.pop(client, None)
-        self.poller.unregister(client.sock)
+        with suppress(KeyError):  # _discard has stopped listening.
+            self.poller.unregister(client.sock)
 
     def _attempt(self, ready: Any, client: Client) -> None:
         try:
@@ -287,7 +306,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _end(self, client: Client) -> None:
         """Say that nothing more is sent, and discard for a moment what still comes, so that the
-        answer isn't lost (RFC 9112, section 9.6). On the loop: no thread waits for it."""
+        answer isn't lost (RFC 9112, section 9.6). On the loop: no thread waits for it.
+
+        A client that still has much to send, and reads only when it has sent all, is stopped by
+        what isn't taken from it any more, and finds the answer once the connection is closed.
+        """
         client.keeps_alive = False
         client.sock.setblocking(False)
         try:
@@ -301,8 +324,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _discard(self, client: Client) -> None:
         piece = client.sock.recv(HEAD_BYTES)
         client.discarded += len(piece)
-        if not piece or client.discarded > DISCARDED_BYTES:
+        if not piece:
             self._drop(client)
+        elif client.discarded >= client.most_discarded:
+            self.poller.unregister(client.sock)  # until its time is over
 
     def _drop(self, client: Client) -> None:
         self._unwatch(client)

@@ -1,6 +1,7 @@
 """The streaming tests again, and whole deploys, through a real nginx with the site that ships."""
 
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,11 @@ from tests.callers import CurlCaller
 from tests.conftest import Zips, check_adapter_arrived, each_ollama, litter, require_program
 from tests.serving import ROOT, Served, serve
 from tests.standin import Standin
+from tests.test_early import (  # noqa: F401
+    files,
+    mistake,
+    test_a_refusal_reaches_whoever_still_sends,
+)
 from tests.test_streaming import (  # noqa: F401
     test_a_client_that_leaves_stops_the_work,
     test_a_refusal_reaches_a_client_that_is_still_sending,
@@ -100,6 +106,13 @@ def nginx_before(
 def served(served: Served, nginx_before: Callable[[str], str]) -> Served:
     """The service as everywhere else, but reached through nginx."""
     return replace(served, url=nginx_before(served.url))
+
+
+@pytest.fixture
+def most_sent(deaf: bool) -> float:
+    """nginx takes more than the service asks it for, and for lingering_time what a client goes on
+    to send that doesn't read."""
+    return math.inf if deaf else 32e6
 
 
 @each_ollama
