@@ -36,23 +36,25 @@ def converted(folder: Path, config: dict[str, Any], weights: dict[str, Array]) -
     return read_safetensors(folder.iterdir(), tokenizer=no_tokenizer, type=quants.F32)
 
 
-def changed(name: str, weights: Array, seed: int) -> tuple[dict[str, Array], Array]:
-    """An adapter's tensors for transformers' tensor of that name, and what they make of it."""
+def changed(name: str, weights: Array, seed: int, turned: bool) -> tuple[dict[str, Array], Array]:
+    """An adapter's tensors for transformers' tensor of that name, and what they make of it; experts
+    are (experts, out, in), or where they are `turned`, (experts, in, out)."""
     module = f"base_model.model.{name.removesuffix('.weight')}"
     if weights.ndim == 2:
         a = random_values(RANK, weights.shape[1], seed=seed)
         b = random_values(weights.shape[0], RANK, seed=seed + 1000)
         change = 4.0 * (b.astype(np.float64) @ a.astype(np.float64))
         return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, change
-    # gpt-oss has experts as (experts, in, out): peft, lora/layer.py, ParamWrapper.
-    experts, rows, columns = weights.shape
+    # peft, lora/layer.py, ParamWrapper.
+    experts = weights.shape[0]
+    rows, columns = weights.shape[1:] if turned else weights.shape[:0:-1]
     a = random_values(RANK * experts, rows, seed=seed)
     b = random_values(columns, RANK * experts, seed=seed + 1000)
     one = a.astype(np.float64).reshape(experts, RANK, rows)
     other = b.astype(np.float64).reshape(columns, RANK, experts)
     wrapper = module.replace(".gate_up_proj", ".base_layer").replace(".down_proj", "")
     tensors = {f"{wrapper}.lora_A.weight": a, f"{wrapper}.lora_B.weight": b}
-    return tensors, 4.0 * np.einsum("ore,eri->eio", other, one)
+    return tensors, 4.0 * np.einsum("ore,eri->eio" if turned else "ore,eri->eoi", other, one)
 
 
 @pytest.mark.parametrize("case", [case.name for case in CASES])
@@ -67,7 +69,7 @@ def test_an_adapter_on_a_folder(tmp_path: Path, case: str) -> None:
         if LINEAR.search(name) and not any(part in name for part in OTHER_PARTS):
             if name.endswith("_bias") or weights[name].ndim < 2:
                 continue
-            parts, change = changed(name, weights[name], seed)
+            parts, change = changed(name, weights[name], seed, case == "gpt_oss")
             tensors |= parts
             after[name] = (weights[name] + change).astype(np.float32)
     assert len(tensors) >= 8

@@ -24,6 +24,9 @@ from tests.small_tokenizers import byte_level, save
 FIXTURES = Path(__file__).parent / "oracles" / "fixtures"
 NOT_FOLDERS = ("adapters", "quantized")
 CASES = sorted(path.stem for path in FIXTURES.glob("*.json") if path.stem not in NOT_FOLDERS)
+NOT_QUANTISED = {"per_layer_model_proj.weight"}
+SAID_HERE = {"gemma4_experts": {"gemma4.final_logit_softcapping": 0.0}}
+"""What llama.cpp's converter leaves to defaults that aren't the model's."""
 VOCABULARY = 96
 LARGEST_DIFFERENCE = 1e-3
 TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
@@ -89,14 +92,17 @@ def test_tensors_and_metadata_are_those_of_llama_cpp(case: str, tmp_path: Path) 
     metadata = {
         field.name: field.contents() for field in fields if not field.name.startswith("GGUF.")
     }
-    assert metadata == recorded["metadata"]
+    assert metadata == {**SAID_HERE.get(case, {}), **recorded["metadata"]}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_q8_0_has_the_bytes_of_llama_cpp(case: str, tmp_path: Path) -> None:
     model = read_safetensors(folder_of(case, tmp_path), name=case, tokenizer=no_tokenizer)
     write_gguf(quantize(model, "Q8_0"), tmp_path / "Q8_0.gguf")
-    assert digests(tmp_path / "Q8_0.gguf") == fixture(case)["tensors"]["Q8_0"]
+    expected = fixture(case)["tensors"]["Q8_0"]
+    for name in expected.keys() & NOT_QUANTISED:  # by llama-quantize, whose types ours are
+        expected[name] = fixture(case)["tensors"]["BF16"][name]
+    assert digests(tmp_path / "Q8_0.gguf") == expected
 
 
 @pytest.fixture(scope="module")

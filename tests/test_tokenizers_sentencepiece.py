@@ -65,6 +65,30 @@ def test_llama_cpp_takes_tokenizer_model_and_its_json_form_as_they_do(
         assert as_json.encode(text, add_special_tokens=False).ids == theirs.encode(text)
 
 
+def test_llama_cpp_joins_gemma_4_s_tokens_as_its_json_does(tmp_path: Path) -> None:
+    form = sentencepiece_json(sentencepiece_model(add_dummy_prefix=False))
+    spoken = ("<|channel>", "<channel|>", "<|tool_call>", "<|turn>")
+    count = len(form["model"]["vocab"])
+    plainly = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    form["added_tokens"] += [
+        {"id": count + n, "content": text, "special": True, **plainly}
+        for n, text in enumerate(spoken)
+    ]
+    rows = count + len(spoken)
+    files = save(tmp_path, {"tokenizer.json": form})
+    metadata, _ = tokenizer_metadata(files, {"model_type": "gemma4_text"}, rows)
+    assert metadata["tokenizer.ggml.model"].content == "gemma4"
+    types = metadata["tokenizer.ggml.token_type"].content[count:]
+    visible, hidden = TokenType.USER_DEFINED, TokenType.CONTROL
+    assert types == [visible, visible, visible, hidden]
+    model = llama_tokens.vocabulary_model(tmp_path / "gemma4.gguf", metadata)
+    asked = [text for text in PLAIN if text]
+    (got,) = llama_tokens.tokens({model: asked})
+    theirs = Tokenizer.from_str(json.dumps(form))
+    for text, ids in zip(asked, got, strict=True):
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
+
+
 def test_types_and_added_tokens(tmp_path: Path) -> None:
     model = sentencepiece_model()
     count = len(reader.read(model).pieces)

@@ -35,6 +35,7 @@ CONVERTIBLE: Mapping[str, tuple[str, ...]] = {
     "gemma": ("GemmaForCausalLM",),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gemma4": ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
     "gpt-oss": ("GptOssForCausalLM",),
     "phi3": ("Phi3ForCausalLM",),
     "olmo2": ("Olmo2ForCausalLM",),

@@ -20,9 +20,15 @@ def values(case: str, name: str, shape: tuple[int, ...]) -> "np.ndarray[Any, Any
     mean = 0.0
     if "embed_tokens" in name:
         spread = 0.5
-    elif name.endswith("norm.weight") or name.endswith("_layernorm.weight"):
-        offset = case.startswith("gemma") or (case == "qwen35" and "linear_attn" not in name)
+    elif "norm" in name and name.endswith(".weight"):
+        offset = (
+            case.startswith(("gemma2", "gemma3"))
+            or case == "gemma"
+            or (case == "qwen35" and "linear_attn" not in name)
+        )
         mean = 0.0 if offset else 1.0
+        if case.startswith("gemma4") and name.endswith(("q_norm.weight", "k_norm.weight")):
+            mean = 0.25  # scores aren't divided by the root of a head's size
     drawn = random.normal(mean, spread, shape)
     return (np.round(drawn * 256) / 256).clip(-0.99 + mean, 0.99 + mean).astype(np.float32)
 

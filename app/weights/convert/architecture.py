@@ -61,7 +61,7 @@ class Architecture:
                 break
         places = []
         for part, more in parts:
-            ours = _names(self.name).get_name(part, try_suffixes=(".weight", ".bias"))
+            ours = _names(self.name).get_name(part, try_suffixes=(".weight", ".bias", ".scale"))
             if ours is None:
                 return []
             change = partial(chained, (*steps, *more), model, block)

@@ -72,7 +72,12 @@ def common(config: Config, head_dim: int | None = None) -> Keys:
                     count("embedding_length", "hidden_size"),
                     count("feed_forward_length", "intermediate_size"),
                     count("expert_count", "num_local_experts", "num_experts"),
-                    count("expert_used_count", "num_experts_per_tok", "num_experts_per_token"),
+                    count(
+                        "expert_used_count",
+                        "num_experts_per_tok",
+                        "num_experts_per_token",
+                        "top_k_experts",
+                    ),
                 )
             ),
             "attention.head_count": whole(heads),

@@ -28,6 +28,11 @@ from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _BYTES = [f"<0x{number:02X}>" for number in range(256)]
+# Special, but read by those who read what the model says. Source: llama.cpp, conversion/gemma.py.
+_SPOKEN_BY_GEMMA_4 = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>")
+    + ("<tool_response|>", '<|"|>')
+)
 _TYPES = {
     sentencepiece.NORMAL: TokenType.NORMAL,
     sentencepiece.UNKNOWN: TokenType.UNKNOWN,
@@ -83,6 +88,9 @@ def from_json(tokenizer: TokenizerJson, model_type: str | None) -> Vocabulary:
     _check_bytes(found, NAME)
     if (model_type or "").startswith("gemma4"):
         found.model, found.pre, found.merges = "gemma4", None, merges(tokenizer.model)
+        for token in found.tokens.values():
+            if token.text in _SPOKEN_BY_GEMMA_4:
+                found.add(replace(token, type=TokenType.USER_DEFINED))
     scores = {} if found.merges else _scores(tokenizer)
     unknown = tokenizer.model.unk_token
     for id_, token in found.tokens.items():
