@@ -44,6 +44,7 @@ constraints: test
 # Bring the page's catalogues up to date with what it says.
 texts: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m tests.catalogues
+	$(VENV)/bin/python -m tests.sentences
 
 bench: $(TEST_INSTALLED)
 	$(VENV)/bin/python -m benchmarks.transfer $(ARGS)

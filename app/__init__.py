@@ -16,7 +16,7 @@ from app.service.planner import Planner
 from app.service.work import Service
 from app.storage.directory import Storage
 from app.storage.tasks import TaskLog
-from app.views import BLUEPRINTS, assets, texts
+from app.views import BLUEPRINTS, assets, sentences, texts
 from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.json import JSONProvider
@@ -69,6 +69,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.after_request(harden)
     assets.init_app(app, pages_folder / "static")
     texts.init_app(app)
+    sentences.init_app(app)
     register_failures(app)
     if count := app.config["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]

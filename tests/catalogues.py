@@ -27,7 +27,7 @@ msgstr ""
 
 def sources() -> list[Path]:
     """The files that people translate, one a language."""
-    return sorted((ROOT / "app" / "translations").glob("*/LC_MESSAGES/*.po"))
+    return sorted((ROOT / "app" / "translations").glob("*/LC_MESSAGES/messages.po"))
 
 
 def said() -> Iterator[str | tuple[str, ...]]:

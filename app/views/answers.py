@@ -7,6 +7,7 @@ from flask import Response, current_app, request
 
 from app.planning.options import BadRequest
 from app.service.work import Service
+from app.views.sentences import in_language
 
 JSON_BYTES = 8 * 2**20
 
@@ -32,6 +33,6 @@ def json_object() -> Mapping[str, Any]:
 
 
 def json_answer(value: dict[str, Any]) -> Response:
-    """One JSON object on a line, never cached."""
-    body = current_app.json.dumps(value) + "\n"
+    """One JSON object on a line, its sentences in the language that was asked for; never cached."""
+    body = current_app.json.dumps(in_language(value)) + "\n"
     return Response(body, mimetype="application/json", headers={"Cache-Control": "no-store"})

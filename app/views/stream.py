@@ -21,6 +21,7 @@ from app.logs import as_pairs, bounded
 from app.service.lines import Line, Steps, Task
 from app.storage.tasks import TaskLog
 from app.views.fields import NEW_NAME
+from app.views.sentences import in_language
 
 HEARTBEAT_SECONDS = 9.0
 GONE = Failure(499, "The client hung up.")
@@ -103,7 +104,7 @@ def failed(task: Task, error: Exception, ratio_key: str = "progress_ratio") -> R
 
 
 def _refused(task: Task, failure: Failure, ratio_key: str) -> Response:
-    details = failure.details(verbose=is_verbose())
+    details = in_language(failure.details(verbose=is_verbose()))
     body = encode(task, failure.status, task.failure, ratio_key, 0, details)
     response = line_response(body, failure.status)
     response.headers["X-Task-UUID"] = task.uuid
@@ -174,13 +175,12 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         except Exception as error:
             failure = ended.fail(error)
             ratio = last.ratio if last else 0
-            of_line = task.failure, ratio_key, ratio
+            said = task, failure.status, task.failure, ratio_key, ratio
             details = failure.details(verbose=verbose)
-            line = encode(task, failure.status, *of_line, details)
-            keep(encode(task, failure.status, *of_line, {**_about(task), **details}))
+            keep(encode(*said, {**_about(task), **details}))  # in English, for whoever asks later
             if last is None:
                 raise _Refused(failure) from error
-            yield line
+            yield encode(*said, in_language(details))
 
 
 def _about(task: Task) -> dict[str, str]:

@@ -1,13 +1,17 @@
 """What happened to a task whose client lost its connection, and the uploads to go on with."""
 
+import json
 import time
+from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from app.storage.partial import PartialUpload
 from app.views.answers import json_answer, service
+from app.views.sentences import in_language
 from app.views.stream import MEDIA_TYPE, fails_as
+from app.views.texts import language
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
@@ -22,8 +26,14 @@ def recent() -> Response:
 @blueprint.get("/<uuid>")
 @fails_as("Failed get task.")
 def lines(uuid: str) -> Response:
-    """The lines that a task has sent so far."""
-    return Response(service().tasks.lines(uuid), mimetype=MEDIA_TYPE)
+    """The lines that a task has sent so far; a failure in the language that is asked for."""
+    kept = service().tasks.lines(uuid)
+    if language() != "en":
+        before, end, last = kept.removesuffix(b"\n").rpartition(b"\n")
+        with suppress(ValueError):
+            said = current_app.json.dumps(in_language(json.loads(last)))
+            kept = before + end + said.encode() + b"\n"
+    return Response(kept, mimetype=MEDIA_TYPE)
 
 
 def uploads() -> list[dict[str, Any]]:
