@@ -197,7 +197,7 @@ def send_form_with_names(client: FlaskClient, _: Standin) -> None:
 
 
 def send_json(client: FlaskClient, _: Standin) -> None:
-    fields = {"model": HOSTILE, "model_name_on_ollama": HOSTILE, "quantize": HOSTILE}
+    fields = {"model": HOSTILE, "model_name_on_ollama": HOSTILE}
     client.post("/models/create/", json=fields, query_string={"server": HOSTILE})
 
 

@@ -42,7 +42,7 @@ class Creation:
         """Make the model. What is raised leaves nothing behind but the blobs, which can be asked
         for again."""
         request, storage = self.request, self.service.storage
-        servers = self.service.servers(None)
+        servers = self.service.servers()
         files, base = self._files(servers), self._base(servers)
         if files is None:
             yield from self._relayed(servers)

@@ -22,11 +22,11 @@ from app.service.work import FAILED_CREATE, Service
 @dataclass(frozen=True)
 class Asked:
     """What a request has said so far: the model's name on Ollama, if it came already, the options,
-    and the one server that it is for, if it names one."""
+    and the servers that it is for, if it names any."""
 
     new_name: str | None
     options: Options
-    server: str | None
+    servers: Sequence[str] = ()
 
 
 def look_early(service: Service, task: Task, asked: Asked) -> EarlyLook:
@@ -61,7 +61,7 @@ def _check_asked(service: Service, asked: Asked) -> Sequence[Ollama]:
         grammar.parse(options.modelfile)
     if options.modelfile_template is not None:
         service.planner.templates.require(options.modelfile_template)
-    servers = service.servers(asked.server)
+    servers = service.servers(asked.servers)
 
     if new_name is not None:
         check = partial(Ollama.check_free, name=new_name, replace=options.replace)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from app.formats.files import ModelFile
 from app.metrics import phase
@@ -18,7 +19,8 @@ from app.planning.options import Options
 from app.planning.plan import Plan
 from app.progress import Report
 from app.service.conversion import Converted, convert
-from app.service.lines import Line, Script, Steps, follow
+from app.service.lines import Line, Script, Steps, follow, follow_past
+from app.service.servers import side_by_side, silent
 from app.storage.directory import Storage
 from app.storage.failures import StorageError
 from app.storage.model import Model
@@ -32,9 +34,11 @@ SAID_PLAINLY = (OllamaError, Unusable, StorageError, WeightsError, WeightsKilled
 class Targets:
     """The servers that a model is to be made on, by their URLs, with the plan for each.
 
-    A server that fails moves to `failed`; the work ends where none is left.
+    A server that fails moves to `failed`; the work ends where none is left. `urls` are all of them,
+    in their order.
     """
 
+    urls: tuple[str, ...] = ()
     servers: dict[str, tuple[Ollama, Plan]] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
 
@@ -64,13 +68,16 @@ class Targets:
     def failure(self) -> Exception:
         """What has failed, as one exception of the first one's kind; says where, and what became
         of the others, where there are several servers."""
-        error = next(iter(self.failed.values()))
-        if len(self.failed) + len(self.servers) > 1:
-            error.args = (" ".join(f"On {url}: {one}" for url, one in self.failed.items()),)
+        failed = [url for url in self.urls if url in self.failed]
+        error = self.failed[failed[0]]
+        if len(self.urls) > 1:
+            error.args = (" ".join(f"On {url}: {self.failed[url]}" for url in failed),)
         if self.servers:
-            made = f"On {', '.join(self.servers)} the model was made."
+            made = f"On {', '.join(url for url in self.urls if url in self.servers)}"
+            query = "&".join(f"server={quote(url, safe=':/[]')}" for url in failed)
             error.hint = (  # type: ignore[attr-defined]
-                f"{made} For the other, POST /models/create/?server={next(iter(self.failed))}"
+                f"{made} the model was made. For the other{'s' * (len(failed) > 1)},"
+                f" POST /models/create/?{query}"
             )
         return error
 
@@ -78,10 +85,12 @@ class Targets:
 def targets_of(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Targets:
     """A plan for each server. Raises what `make` raises where that isn't the server's own fault,
     and where it is so for all of them."""
-    result = Targets()
+    result = Targets(tuple(server.url for server in servers))
+    missing = silent(servers)
     for server in servers:
         with result.attempt(server.url):
-            server.recent_version()
+            if server.url in missing:
+                raise missing[server.url]
             result.servers[server.url] = server, make(server)
     result.check()
     return result
@@ -161,14 +170,11 @@ class Installation:
             more = {**made, "notes": list(converted.notes)}
             yield Line("Converted.", half, {**details, **more}, verbose=True)
             start = half
-        with phase("push"):
-            yield from follow(partial(self._on_each, self._push), start, middle[1])
-        yield Line(*middle, details)
-        with phase("create"):
-            yield from follow(partial(self._on_each, self._create), middle[1], success[1])
+        to_middle = (middle[1] - start) / (success[1] - start)
+        yield from follow_past(
+            Line(*middle, details), partial(self._on_all, to_middle), start, success[1]
+        )
         if self.verify:
-            with phase("verify"):
-                yield from follow(partial(self._on_each, self._verify), success[1], success[1])
             last_create["verified"] = not self.targets.failed
         self.model.note(last_create=last_create)
         create.update(last_create, servers=list(self.targets.servers))
@@ -176,24 +182,47 @@ class Installation:
             raise self.targets.failure()
         yield Line(*success, {**details, "model_name_on_ollama": self.new_name})
 
-    def _on_each(self, work: Callable[[str, Report], None], report: Report) -> None:
-        """Do the work for one server after the other, and say which one it is for."""
+    def _on_all(self, to_middle: float, report: Report, pass_middle: Callable[[], None]) -> None:
+        """Make the model on all servers side by side; `to_middle` is the share that pushing has of
+        it. `pass_middle` is called when the first one has got all of its files."""
+        with phase("push"):
+            self._hash(report)
         urls = list(self.targets.servers)
-        for count, url in enumerate(urls):
+        shares = _Shares(report, urls)
 
-            def report_here(
-                action: str,
-                details: dict[str, Any],
-                done: float | None = None,
-                count: int = count,
-                url: str = url,
-            ) -> None:
-                overall = None if done is None else (count + done) / len(urls)
-                report(action, {**details, "server": url}, overall)
-
+        def on_one(url: str) -> None:
             with self.targets.attempt(url):
-                work(url, report_here)
+                with phase("push"):
+                    self._push(url, partial(shares.report, url, 0.0, to_middle))
+                pass_middle()
+                with phase("create"):
+                    self._create(url, partial(shares.report, url, to_middle, 1.0))
+                if self.verify:
+                    with phase("verify"):
+                        self._verify(url, partial(shares.report, url, 1.0, 1.0))
+            if len(urls) > 1:
+                self._say_end(url, partial(shares.report, url, 1.0, 1.0))
+
+        side_by_side(partial(on_one, url) for url in urls)
         self.targets.check()
+
+    def _say_end(self, url: str, report: Report) -> None:
+        error = self.targets.failed.get(url)
+        if error is None:
+            report("Made on one server.", {"model": self.model.name}, 1.0)
+        else:
+            report("Failed on one server.", {"model": self.model.name, "error": str(error)}, 1.0)
+
+    def _hash(self, report: Report) -> None:
+        """Have the digest of each file that any server is to get."""
+        needed = {
+            (file.model, file.name): file
+            for _, plan in self.targets.servers.values()
+            for file in plan.needed()
+        }
+        files = self.storage.hashed(self.model, needed.values(), report)
+        known = dict(zip(needed, files, strict=True))
+        self.targets.change(lambda plan: plan.replaced(lambda file: known[file.model, file.name]))
 
     def _convert(self, report: Report) -> Converted:
         conversion = self.targets.conversion()
@@ -205,12 +234,7 @@ class Installation:
     def _push(self, url: str, report: Report) -> None:
         """Send the files that the server doesn't have."""
         server, plan = self.targets.servers[url]
-        files = self.storage.hashed(self.model, plan.needed(), report)
-        known = {(file.model, file.name): file for file in files}
-        self.targets.servers[url] = (
-            server,
-            plan.replaced(lambda file: known[file.model, file.name]),
-        )
+        files = list(plan.needed())
         total, before = sum(file.size for file in files), 0
         for file in files:
             digest, path = file.sha256, file.path
@@ -258,6 +282,30 @@ class Installation:
         report("Verifying.", {"model": self.model.name})
         answered = server.verify(self.new_name)
         report("Verified.", {"model": self.model.name, "answered": answered})
+
+
+class _Shares:
+    """How far each server is, and so all of them together."""
+
+    def __init__(self, report: Report, urls: Sequence[str]) -> None:
+        self._report = report
+        self._done = dict.fromkeys(urls, 0.0)
+
+    def report(
+        self,
+        url: str,
+        start: float,
+        end: float,
+        action: str,
+        details: dict[str, Any],
+        done: float | None = None,
+    ) -> None:
+        """Report of one server, which is on its way from the share `start` to `end`."""
+        if done is not None:
+            self._done[url] = max(self._done[url], start + (end - start) * min(done, 1.0))
+        about = {"server": url, "server_ratio": round(self._done[url], 3)}
+        overall = sum(self._done.values()) / len(self._done)
+        self._report(action, {**details, **about}, None if done is None else overall)
 
 
 def _facts(plan: Plan) -> dict[str, Any]:

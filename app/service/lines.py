@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -63,6 +64,41 @@ Steps = Generator[Line | None, None, Result]
 that whoever drives it can look whether its client is still there."""
 
 
+class _Events:
+    """What work on other threads reports, in order: the ratio never goes back, and stays below that
+    of `middle` until that line has been passed."""
+
+    def __init__(self, start: float, end: float, cancel: Cancel, middle: Line | None) -> None:
+        self.queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        self._start, self._end, self._cancel, self._middle = start, end, cancel, middle
+        self._ratio = start
+        self._said: dict[tuple[str, Any], float] = {}
+        self._lock = threading.Lock()
+
+    def report(self, action: str, details: dict[str, Any], done: float | None = None) -> None:
+        """See Report; what is said of several servers is several things."""
+        self._cancel.check()
+        what, now = (action, details.get("server")), time.monotonic()
+        with self._lock:
+            if now - self._said.get(what, -POLL_SECONDS) < POLL_SECONDS:
+                return
+            self._said[what] = now
+            if done is not None:
+                ratio = self._start + (self._end - self._start) * min(done, 1.0)
+                most = self._middle.ratio if self._middle else self._end
+                self._ratio = max(self._ratio, min(ratio, most))
+            self.queue.put(Line(action, self._ratio, details, verbose=True))
+
+    def pass_middle(self) -> None:
+        """Have the line in the middle said, unless it was."""
+        self._cancel.check()
+        with self._lock:
+            if self._middle:
+                self._ratio = self._middle.ratio
+                self.queue.put(self._middle)
+                self._middle = None
+
+
 def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[Result]:
     """Run `work(report)` on a thread and yield what it reports as verbose lines.
 
@@ -71,39 +107,44 @@ def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[
     Cancelled, interrupts what it waits for (CANCEL), and waits for the work to end: nothing goes on
     behind the caller's back.
     """
-    events: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+    return (yield from _follow(lambda events: work(events.report), start, end))
+
+
+def follow_past(
+    middle: Line, work: Callable[[Report, Callable[[], None]], Result], start: float, end: float
+) -> Steps[Result]:
+    """As `follow`, for work that calls its second argument when it has come to the line `middle`,
+    which is yielded then, once."""
+
+    def run(events: _Events) -> Result:
+        return work(events.report, events.pass_middle)
+
+    return (yield from _follow(run, start, end, middle))
+
+
+def _follow(
+    work: Callable[[_Events], Result], start: float, end: float, middle: Line | None = None
+) -> Steps[Result]:
     cancel = Cancel()
+    events = _Events(start, end, cancel, middle)
     outcome: list[Result] = []
     failure: list[BaseException] = []
-    last: dict[str, float] = {}
-    ratio = start
-
-    def report(action: str, details: dict[str, Any], done: float | None = None) -> None:
-        nonlocal ratio
-        cancel.check()
-        now = time.monotonic()
-        if now - last.get(action, -POLL_SECONDS) < POLL_SECONDS:
-            return
-        last[action] = now
-        if done is not None:
-            ratio = max(ratio, start + (end - start) * min(done, 1.0))
-        events.put(Line(action, ratio, details, verbose=True))
 
     def run() -> None:
         CANCEL.set(cancel)
         try:
-            outcome.append(work(report))
+            outcome.append(work(events))
         except BaseException as error:
             failure.append(error)
         finally:
-            events.put(None)
+            events.queue.put(None)
 
-    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="work", daemon=True)
     thread.start()
     try:
         while True:
             try:
-                event = events.get(timeout=POLL_SECONDS)
+                event = events.queue.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 yield None
                 continue

@@ -38,7 +38,7 @@ class FileHead:
 
 
 def preview(
-    service: Service, heads: Iterable[FileHead], options: Options, server: str | None
+    service: Service, heads: Iterable[FileHead], options: Options, asked: Sequence[str]
 ) -> dict[str, Any]:
     """What the files are, and what a deploy would do with them on each server.
 
@@ -46,7 +46,7 @@ def preview(
     has. Raises what a deploy would: OllamaError where no server answers, Unusable for files that
     can't be used on any of them.
     """
-    servers = service.servers(server)
+    servers = service.servers(asked)
     selection = select(examine(head.as_file() for head in heads), options.projector)
     planned, failures = [], []
     for each in servers:

@@ -30,6 +30,7 @@ from app.service.conversion import check
 from app.service.install import Installation, Targets, targets_of
 from app.service.lines import Line, Script, Steps, Task, follow
 from app.service.planner import Planner, entries, held_by
+from app.service.servers import check_any
 from app.storage.directory import Storage
 from app.storage.failures import NoSuchModel
 from app.storage.model import BLOCK, Model
@@ -96,31 +97,22 @@ class Service:
     ollamas: Callable[[], list[Ollama]]
     verify: bool = False
 
-    def servers(self, asked: str | None) -> list[Ollama]:
-        """The Ollama servers of which at least one answers; only that at `asked` (as OLLAMA_HOST
-        spells it) where it is given. Raises OllamaError at once where none answers, BadRequest
-        where none is at `asked`."""
+    def servers(self, asked: Sequence[str] = ()) -> list[Ollama]:
+        """The Ollama servers of which at least one answers; only those at `asked` (as OLLAMA_HOST
+        spells them) where any are given. Raises OllamaError at once where none answers, BadRequest
+        where none is at one of `asked`."""
         servers = self._asked_for(asked)
-        failures = []
-        for server in servers:
-            try:
-                server.version()
-            except OllamaError as error:
-                failures.append(error)
-        if len(failures) == len(servers):
-            raise failures[0]
+        check_any(servers)
         return servers
 
-    def _asked_for(self, asked: str | None) -> list[Ollama]:
-        known_servers = self.ollamas()
-        if not asked:
-            return known_servers
-        url = ollama_url(asked)
-        servers = [server for server in known_servers if server.url == url]
-        if not servers:
-            known = ", ".join(server.url for server in known_servers)
-            raise BadRequest(f"There is no Ollama server {asked!r} here, only {known}.")
-        return servers
+    def _asked_for(self, asked: Sequence[str]) -> list[Ollama]:
+        servers = self.ollamas()
+        urls = {ollama_url(one): one for one in asked}
+        if unknown := urls.keys() - {server.url for server in servers}:
+            known = ", ".join(server.url for server in servers)
+            spelled = ", ".join(repr(urls[url]) for url in urls if url in unknown)
+            raise BadRequest(f"There is no Ollama server {spelled} here, only {known}.")
+        return [server for server in servers if not urls or server.url in urls]
 
     def models(self, *, with_facts: bool) -> Steps[None]:
         """A line for each model, in name order; no file is opened unless its facts are wanted.
@@ -157,14 +149,15 @@ class Service:
             yield from self._store(upload, archive, select(examine(entries(archive))), UPLOAD)
 
     def create(
-        self, task: Task, name: str, new_name: str, options: Options, server: str | None
+        self, task: Task, name: str, new_name: str, options: Options, asked: Sequence[str]
     ) -> Steps[None]:
-        """Make the model `name` a model of every Ollama server, or of one, called `new_name`."""
+        """Make the model `name` a model of every Ollama server, or of those `asked` for, called
+        `new_name`."""
         ollama.check_name(new_name)
         with ExitStack() as held:
             held.enter_context(self.storage.hold(name, task.uuid))
             model = self.storage.model(name)
-            servers = self.servers(server)
+            servers = self.servers(asked)
 
             def plan(report: Report) -> Targets:
                 selection = select(examine(model.files()), options.projector)
@@ -175,7 +168,7 @@ class Service:
             yield from self.installation(model, targets, new_name, options, task).steps(CREATE)
 
     def deploy(
-        self, task: Task, upload: Upload, new_name: str, options: Options, server: str | None
+        self, task: Task, upload: Upload, new_name: str, options: Options, asked: Sequence[str]
     ) -> Steps[None]:
         """Upload, then create; what create would refuse is refused before anything is stored."""
         with task.failing_as(FAILED_CREATE):
@@ -187,7 +180,7 @@ class Service:
                 wanted = Wanted(selection, upload.name, new_name, options, task.uuid, held)
 
                 def plan(report: Report) -> Targets:
-                    return self.targets(wanted, self._asked_for(server), upload.staging.folder)
+                    return self.targets(wanted, self._asked_for(asked), upload.staging.folder)
 
                 with task.failing_as(FAILED_CREATE):
                     targets = yield from follow(plan, 0, 0)

@@ -18,9 +18,17 @@ def service() -> Service:
     return found
 
 
-def asked_server() -> str | None:
-    """The Ollama server that the request is for alone, where it names one."""
-    return request.args.get("server") or None
+def asked_servers(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The Ollama servers that the request is for alone, where it names any: in `fields`, a text or
+    a list of texts, each with commas between several; else in its query, any number of times.
+    Raises BadRequest."""
+    given, in_query = fields.get("server"), request.args.getlist("server")
+    if not given or given in in_query:
+        given = in_query
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise BadRequest("The field 'server' must be text, or a list of texts.")
+    return tuple(part.strip() for each in texts for part in each.split(",") if part.strip())
 
 
 def json_object() -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
 from app.storage.names import check_name, name_of_upload
 from app.storage.staging import Staging
-from app.views.answers import json_answer, json_object, service
+from app.views.answers import asked_servers, json_answer, json_object, service
 from app.views.fields import (
     NEW_NAME,
     OF_CREATE,
@@ -110,7 +110,7 @@ def create(task: Task) -> Steps[None]:
     asked = _asked(fields)
     name, new_name = text(fields, "model"), text(fields, NEW_NAME)
     task.facts.update(model=name, model_name_on_ollama=new_name, server=_servers(asked))
-    steps = service().create(task, name, new_name, asked.options, asked.server)
+    steps = service().create(task, name, new_name, asked.options, asked.servers)
     yield from naming_ignored(steps)
 
 
@@ -125,7 +125,7 @@ def deploy_form(task: Task) -> Steps[None]:
     asked = _asked(request.args)
     task.facts["server"] = _servers(asked)
     with task.failing_as(FAILED_CREATE):
-        service().servers(asked.server)
+        service().servers(asked.servers)
 
     def look(fields: Mapping[str, Any]) -> EarlyLook:
         return look_early(service(), task, _asked(fields))
@@ -133,14 +133,13 @@ def deploy_form(task: Task) -> Steps[None]:
     with _received(task, look) as (upload, fields):
         asked, new_name = _asked(fields), text(fields, NEW_NAME)
         task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
-        steps = service().deploy(task, upload, new_name, asked.options, asked.server)
+        steps = service().deploy(task, upload, new_name, asked.options, asked.servers)
         yield from naming_ignored(steps)
 
 
 def _asked(fields: Mapping[str, Any]) -> Asked:
     """What the fields ask for. Raises BadRequest."""
-    server = optional_text(fields, "server") or None
-    return Asked(optional_text(fields, NEW_NAME), options(fields), server)
+    return Asked(optional_text(fields, NEW_NAME), options(fields), asked_servers(fields))
 
 
 @blueprint.put("/upload/<filename>")
@@ -161,7 +160,7 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
     storage = service().storage
     with storage.staging(task.uuid) as staging, _noted(task, staging):
         upload = receive_raw(storage, staging, filename, look)
-        steps = service().deploy(task, upload, new_name, asked.options, asked.server)
+        steps = service().deploy(task, upload, new_name, asked.options, asked.servers)
         yield from naming_ignored(steps)
 
 
@@ -222,7 +221,7 @@ def download(name: str) -> Response:
 
 
 def _servers(asked: Asked) -> str:
-    return asked.server or ",".join(current_app.config["OLLAMA_HOST"])
+    return ",".join(asked.servers or current_app.config["OLLAMA_HOST"])
 
 
 def _file_name(name: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from app.ollama.client import ModelMissing, Ollama, OllamaError
 from app.planning.options import text
 from app.service.chat import Answer, chat_request, first_answer, heard
 from app.service.watch import described
-from app.views.answers import asked_server, json_answer, json_object, service
+from app.views.answers import asked_servers, json_answer, json_object, service
 from app.views.stream import client_is_there, fails_as, line_response
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
@@ -47,7 +47,7 @@ def chat() -> Response:
 def _answered(ask: Callable[[Ollama], Iterator[Answer]]) -> Response:
     """The lines of an answer, as long as the client is there: what is no longer waited for ends at
     once, also on Ollama, and also while it is still loading the model."""
-    lines = heard(first_answer(service().servers(asked_server()), ask))
+    lines = heard(first_answer(service().servers(asked_servers({})), ask))
     try:
         first = next(lines, {})
         while first is None and client_is_there():

@@ -151,8 +151,9 @@ def _in_query(name: str, schema: dict[str, Any], *, required: bool = False) -> d
 _VERBOSE = _in_query("verbose", {"type": "string"}) | {
     "description": "1 adds progress lines, and keys, to the fixed ones."
 }
-_SERVER = _in_query("server", {"type": "string"}) | {
-    "description": "One of the Ollama servers, where there are several; otherwise all."
+_SERVER = _in_query("server", {"type": "array", "items": {"type": "string"}}) | {
+    "description": "Of several Ollama servers those that are meant, each by a parameter of its own;"
+    " otherwise all."
 }
 
 

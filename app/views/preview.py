@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 
 from app.planning.options import BadRequest, options, read_json
 from app.service.preview import FileHead, preview
-from app.views.answers import asked_server, json_answer, service
+from app.views.answers import asked_servers, json_answer, service
 from app.views.stream import fails_as
 
 MOST_BYTES = 16 * 2**20
@@ -32,7 +32,7 @@ def look() -> Response:
     if not isinstance(fields, dict):
         raise BadRequest("The first line must be a JSON object with 'files'.")
     heads = list(_heads(fields, body))
-    return json_answer(preview(service(), heads, options(fields), asked_server()))
+    return json_answer(preview(service(), heads, options(fields), asked_servers({})))
 
 
 def _heads(fields: dict[str, Any], body: BytesIO) -> Iterator[FileHead]:
