@@ -117,11 +117,6 @@ FACTS: dict[str, tuple[bytes, str, object]] = {
         *("shard", (1, 3)),
     ),
     "its alignment": (build([pair("general.alignment", 4, b"\x40\0\0\0")]), "alignment", 64),
-    "no chat template": (build(), "has_chat_template", False),
-    "a chat template": (
-        build([pair("tokenizer.chat_template", 8, text("x"))]),
-        *("has_chat_template", True),
-    ),
     "its base": (
         build([pair("general.base_model.0.name", 8, text("Tiny"))]),
         *("base_model", "Tiny"),

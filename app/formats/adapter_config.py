@@ -93,7 +93,7 @@ class AdapterConfig:
     `lora_only` and `all` are possible. `token_indices` are the numbers of the tokens that were
     trained, by the name of their embedding; an empty name is the model's own. `alpha_as_written`
     is what the file has as lora_alpha. `mlx_scale` is set for an mlx-lm adapter alone: the factor
-    that takes the place of alpha / rank; `mlx_kind` is then `lora`, `dora` or `full`.
+    that takes the place of alpha / rank.
     """
 
     peft_type: str
@@ -113,7 +113,6 @@ class AdapterConfig:
     ensure_weight_tying: bool = False
     alpha_as_written: object = None
     mlx_scale: float | None = None
-    mlx_kind: str = ""
 
 
 def read_adapter_config(text: bytes) -> AdapterConfig:
@@ -263,7 +262,6 @@ def _read_mlx(config: Mapping[str, Any]) -> AdapterConfig:
         base_model_name_or_path=base if isinstance(base, str) and base else None,
         use_dora=kind == "dora",
         mlx_scale=float(scale),
-        mlx_kind=kind,
     )
 
 

@@ -149,10 +149,6 @@ class Header:
         return self.integer(f"{self.architecture}.context_length")
 
     @property
-    def has_chat_template(self) -> bool:
-        return bool(self.text("tokenizer.chat_template"))
-
-    @property
     def lora_alpha(self) -> float | None:
         value = self.metadata.get("adapter.lora.alpha")
         return float(value) if isinstance(value, int | float) else None

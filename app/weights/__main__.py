@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from app.formats.gguf_values import SPECIAL_TOKENS
 from app.formats.tensor_types import FILE_TYPE_IS_GUESSED, FILE_TYPES, TENSOR_TYPES
 from app.weights import write
 from app.weights.adapters import apply_adapter, named_as_merged
@@ -85,8 +84,6 @@ def planned(job: Job) -> tuple[Model, Result]:
         changed=len(changed),
         recoded=tuple(recoded),
         notes=model.notes,
-        has_chat_template="tokenizer.chat_template" in model.metadata,
-        special_tokens=_special_tokens(model),
     )
 
 
@@ -110,12 +107,6 @@ def _quantization(model: Model) -> str:
     for tensor in model.tensors.values():
         sizes[TENSOR_TYPES[tensor.type].name] += tensor.elements
     return sizes.most_common(1)[0][0]
-
-
-def _special_tokens(model: Model) -> tuple[str, ...]:
-    tokens = model.metadata.get("tokenizer.ggml.tokens")
-    known = SPECIAL_TOKENS.intersection(tokens.content or ()) if tokens else frozenset()
-    return tuple(sorted(known))
 
 
 def _first_line() -> bytes:

@@ -52,7 +52,7 @@ class Result:
 
     `size` is in bytes; `types` the number of tensors of each type; `changed` how many tensors the
     adapter changes, `recoded` those of them whose type has no encoder, so that they are written in
-    a larger one. `special_tokens` are those of gguf_values.SPECIAL_TOKENS in the vocabulary.
+    a larger one.
     """
 
     architecture: str
@@ -63,8 +63,6 @@ class Result:
     changed: int
     recoded: tuple[str, ...]
     notes: tuple[str, ...]
-    has_chat_template: bool
-    special_tokens: tuple[str, ...]
     sha256: str | None = None
 
 
@@ -118,7 +116,7 @@ def run(
 
 
 def _result(said: dict[str, Any]) -> Result:
-    lists = {key: tuple(said[key]) for key in ("recoded", "notes", "special_tokens")}
+    lists = {key: tuple(said[key]) for key in ("recoded", "notes")}
     return Result(**{**said, **lists})
 
 

@@ -166,25 +166,6 @@ def scaled(rows: Rows, factor: float) -> Rows:
 
 
 @dataclass(frozen=True)
-class PaddedRows:
-    """Another matrix's rows, then zeros, `count` rows in all."""
-
-    rows: Rows
-    count: int
-
-    @property
-    def columns(self) -> int:
-        return self.rows.columns
-
-    def read(self, first: int, last: int) -> Floats:
-        values = np.zeros((last - first, self.columns), np.float32)
-        end = min(last, self.rows.count)
-        if first < end:
-            values[: end - first] = self.rows.read(first, end)
-        return values
-
-
-@dataclass(frozen=True)
 class TransposedRows:
     """A small matrix turned over: its columns become rows. It is read whole each time."""
 

@@ -127,10 +127,6 @@ class Config:
                 raise self._wrong(key, value, "a list of whole numbers")
         return value
 
-    def with_values(self, values: Mapping[str, Any]) -> "Config":
-        """The same config with `values` over its own."""
-        return Config({**self.values, **values}, self.where)
-
     def _list(self, key: str, most: int) -> list[Any] | None:
         value = self.values.get(key)
         if value is None:

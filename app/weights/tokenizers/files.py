@@ -40,7 +40,6 @@ class SubwordModel(msgspec.Struct, frozen=True):
     byte_fallback: bool = False
     unk_token: str | None = None
     unk_id: TokenId | None = None
-    dropout: float | None = None
     continuing_subword_prefix: str | None = None
     end_of_word_suffix: str | None = None
 
