@@ -123,7 +123,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_stopped(
     with requests.Session() as session:
         sender = Sender(session, served.url)
         with pytest.raises(RuntimeError):
-            sender.send(Stopped(folder / "base.gguf"), offsets.append)
+            sender.send(Stopped(folder / "base.gguf"), {}, offsets.append)
     upload = f"{served.url}/uploads/{next(cache.iterdir()).read_text()}"
     for _ in range(100):  # until the service has seen the connection's end
         head = requests.head(upload, headers={"Tus-Resumable": "1.0.0"}, timeout=10)
@@ -133,7 +133,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_stopped(
     offsets.clear()
     with requests.Session() as session:
         payload = FilePayload(folder / "base.gguf")
-        Sender(session, served.url).send(payload, offsets.append)
+        Sender(session, served.url).send(payload, {}, offsets.append)
     assert 0 < offsets[0] < offsets[-1] == payload.size
 
 
@@ -142,7 +142,8 @@ def test_what_a_failed_deploy_sent_is_not_sent_again(
 ) -> None:
     base = folder / "base.gguf"
     with proxy(served.url) as passing:
-        assert deploy(passing.url, base, "not a name").returncode == 1
+        failed = deploy(passing.url, base, new_name, "--set", "projector=none.gguf")
+        assert (failed.returncode, "none.gguf" in failed.stderr) == (1, True), failed.stderr
         done = deploy(passing.url, base, new_name)
         assert done.returncode == 0, done.stderr
         assert passing.received < base.stat().st_size + 20_000

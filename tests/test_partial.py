@@ -11,8 +11,10 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED
 
 import pytest
+from gunicorn.http.errors import NoMoreData
 
 from app.archive.limits import ArchiveError
+from app.connection import TooSlow
 from app.storage import partial
 from app.storage.directory import Storage
 from app.storage.failures import (
@@ -95,13 +97,18 @@ def test_an_upload_in_pieces_becomes_the_model(
     assert not leftovers(storage)
 
 
-def test_what_came_before_the_connection_broke_is_kept(storage: Storage, zipped: bytes) -> None:
+@pytest.mark.parametrize("error", [ConnectionError, TooSlow, NoMoreData])
+def test_what_came_before_the_connection_broke_is_kept(
+    storage: Storage, zipped: bytes, error: type[Exception]
+) -> None:
+    """Whatever the body's reader calls it."""
+
     def broken() -> Iterator[bytes]:
         yield zipped[:1_000_000]
-        raise ConnectionError
+        raise error
 
     upload = begin(storage, zipped)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(error):
         storage.uploads.append(upload.id, 0, broken())
     assert storage.uploads.get(upload.id).offset == 1_000_000
     upload = storage.uploads.append(upload.id, 1_000_000, [zipped[1_000_000:]])

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from tusclient.client import TusClient
 
 from app import create_app
+from app.storage.directory import Storage
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_zip
 from tests.serving import Served
@@ -250,3 +251,30 @@ def test_uploads_are_listed_with_the_tasks(client: FlaskClient) -> None:
     assert abs(expires - started - timedelta(days=7)) < timedelta(minutes=5)
     assert client.delete(url, headers=TUS).status_code == 204
     assert len(client.get("/tasks/").json["uploads"]) == 1  # type: ignore[index]
+
+
+def test_a_deploys_fields_in_the_metadata_are_checked_at_once(
+    client: FlaskClient, models_dir: Path
+) -> None:
+    def created(**fields: str) -> int:
+        pairs = [
+            f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in fields.items()
+        ]
+        about = {"Upload-Length": "99", "Upload-Metadata": ",".join([NAME, *pairs])}
+        return client.post("/uploads/", headers=TUS | about).status_code
+
+    assert created(model_name_on_ollama="a@b") == 400
+    assert created(model_name_on_ollama="a", quantize="Q9") == 400
+    assert created(parameters='{"temprature": 1}') == 400
+    assert not list(models_dir.glob(".model-handler/uploads/*"))
+    assert created(model_name_on_ollama="a", quantize="Q8_0", type="of Uppy", name="its") == 201
+
+
+def test_what_an_upload_is_to_bring_counts_once(
+    client: FlaskClient, zips: Zips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against free space: its own bytes have their room while they are sent."""
+    content = zips.base.read_bytes()
+    monkeypatch.setattr(Storage, "free_bytes", lambda _: len(content) + 1000)
+    url = begin(client, len(content))
+    assert send(client, url, 0, content) == 204

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,11 +18,12 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 from tusclient.uploader import Uploader
 
-from tests.conftest import litter
+from tests.conftest import litter, require_program
+from tests.documents import URL, examples
 from tests.gguf_files import write_base, write_zip
 from tests.javascript import run_node
 from tests.proxy import proxy
-from tests.serving import Served
+from tests.serving import ROOT, Served
 from tests.test_nginx import nginx
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -225,3 +228,31 @@ def test_tuspy_learns_that_an_upload_has_expired_and_nothing_is_left(
     other = tuspy(url)
     other.upload()
     check_published(url, other.url, source, models_dir)
+
+
+def test_the_example_of_an_upload_goes_on_after_a_break(
+    served: Served, tmp_path: Path, models_dir: Path
+) -> None:
+    """As the text beside it says: the lines from `offset=` on are repeated."""
+    require_program("curl")
+    base = write_base(tmp_path / "base.gguf", width=192, blocks=6)
+    size = write_zip(tmp_path / "my_model.zip", {"base.gguf": base}).stat().st_size
+    of_api = examples(ROOT / "docs/api.rst")
+    [code] = [example.code for example in of_api if "-X PATCH" in example.code]
+    begin, offset, rest = code.partition("offset=")
+    again = f"{offset}{rest}".replace("curl ", "curl -sS --fail-with-body ")
+    go_on = "bash -euc " + shlex.quote(f"{again}\necho went on at $offset")
+    with proxy(served.url, *[2**20] * 2, size * 3 // 4) as breaking:
+        script = (
+            f"{begin.replace(URL, breaking.url)}export service upload\n"
+            f"{go_on} || echo broken\n"
+            # The service may not have noticed yet, and says 423.
+            f"service={served.url}; for try in $(seq 100); do {go_on} && exit; sleep 0.1; done\n"
+        )
+        command = ["bash", "-uc", script]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "broken" in done.stdout
+    assert 0 < int(done.stdout.rpartition(" ")[2]) < size
+    assert '"action": "Success create model"' in done.stdout
+    assert (models_dir / "my_model" / "base.gguf").exists()

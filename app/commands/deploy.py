@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ from app.commands.asking import TIMEOUT_SECONDS, asking, service_options
 from app.commands.payload import FilePayload, Folder, Payload
 from app.commands.sending import Refused, Sender, check_answer
 from app.formats.tensor_types import QUANTIZATIONS
+from app.logs import escaped
 
 GO_ON = "Run the same command again to go on with what has arrived."
+
+
+def _finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise click.BadParameter("It takes a finite number.")
+    return value
 
 
 @click.command()
@@ -26,10 +34,19 @@ GO_ON = "Run the same command again to go on with what has arrived."
 @service_options
 @click.option("--from", "from_", metavar="BASE", help="The base of an adapter that comes alone.")
 @click.option("--quantize", type=click.Choice(QUANTIZATIONS, case_sensitive=False))
-@click.option("--adapter-scale", type=float, help="A factor for the adapter's weight.")
+@click.option(
+    "--adapter-scale", type=float, callback=_finite, help="A factor for the adapter's weight."
+)
 @click.option("--replace/--no-replace", default=None, help="Whether NAME may be taken.")
 @click.option("--verify", is_flag=True, default=None, help="Have Ollama load it and answer.")
 @click.option("--ollama-server", metavar="HOST:PORT", help="One of the service's Ollama servers.")
+@click.option(
+    "--set",
+    "more",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Another field of a deploy, such as system='You are terse.'; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the service's lines as they are.")
 def deploy(
     path: Path,
@@ -38,28 +55,33 @@ def deploy(
     key_env: str,
     from_: str | None,
     ollama_server: str | None,
+    more: tuple[str, ...],
     as_json: bool,
     **asked: Any,
 ) -> None:
     """Send PATH to a service, which makes it the model NAME on Ollama.
 
     PATH is an archive, a GGUF, or a folder, of which only what the service doesn't have is sent. A
-    connection that is lost is gone on with, also by running the same command again. Ends with
-    status 0 only where the model was made.
+    connection that is lost is gone on with, also by running the same command again.
+
+    Ends with status 0 where the model was made, 1 where it wasn't, and 2 where the command itself
+    can't be understood. NAME and the options are checked before anything is sent.
     """
-    fields = {"model_name_on_ollama": name, "from": from_, **asked}
-    fields = {key: value for key, value in fields.items() if value is not None}
+    own = {"model_name_on_ollama": name, "from": from_, "server": ollama_server, **asked}
+    fields = _fields(more) | {key: value for key, value in own.items() if value is not None}
     server = server.rstrip("/")
     with asking(server, key_env, GO_ON) as session:
+        checked = session.post(f"{server}/models/check/", json=fields, timeout=TIMEOUT_SECONDS)
+        with _refusal_shown(as_json):
+            check_answer(checked)
         payload, known = _compared(session, server, Path(os.path.abspath(path)))
         sender = Sender(session, server)
         if payload is not None:
-            with _bar("Sending", payload.size) as at:
-                fields["upload"] = sender.send(payload, at)
-        query = {"verbose": "1"} | ({"server": ollama_server} if ollama_server else {})
+            with _refusal_shown(as_json), _bar("Sending", payload.size) as at:
+                known["upload"] = sender.send(payload, fields, at)
         answer = session.post(
             *(f"{server}/models/deploy/", None, fields | known),
-            params=query,
+            params={"verbose": "1"},
             stream=True,
             timeout=TIMEOUT_SECONDS,
         )
@@ -67,6 +89,17 @@ def deploy(
             _follow(answer, as_json)
         if payload is not None:
             sender.forget(payload)
+
+
+def _fields(said: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that FIELD=VALUE say. Raises click.BadParameter."""
+    fields = {}
+    for each in said:
+        field, equals, value = each.partition("=")
+        if not (field and equals):
+            raise click.BadParameter(f"{each!r} isn't FIELD=VALUE.", param_hint="--set")
+        fields[field] = value
+    return fields
 
 
 def _compared(
@@ -109,12 +142,23 @@ def _follow(answer: requests.Response, as_json: bool) -> None:
             said = f"{message.get('progress', 0):4.0%} {message['action']}"
         except (ValueError, LookupError, TypeError):
             raise Refused(f"The server answered {answer.status_code}, and no line.") from None
-        click.echo(text.decode() if as_json else said)
+        click.echo(text.decode() if as_json else escaped(said))
     if last.get("status") != 200:
         details = last["message"].get("details", {}) if last else {}
         raise Refused(details.get("error", "The model wasn't made."), details.get("hint"))
     if last["message"].get("progress") != 1:
         raise Refused("The service's answer was cut off.", "Its task is listed at /tasks/.")
+
+
+@contextmanager
+def _refusal_shown(as_json: bool) -> Iterator[None]:
+    """Print the line of a refusal within the block, where lines are wanted."""
+    try:
+        yield
+    except Refused as error:
+        if as_json and error.line:
+            click.echo(error.line)
+        raise
 
 
 @contextmanager

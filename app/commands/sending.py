@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -15,20 +15,23 @@ import requests
 
 from app.commands.payload import Payload
 
+FIRST_CHUNK_BYTES = 2**20
 CHUNK_BYTES = 64 * 2**20
 TIMEOUT_SECONDS = (10, 300)
 MOST_FAILURES = 8
+METADATA_CHARACTERS = 200
 FIRST_WAIT_SECONDS = 0.25
 TRY_AGAIN = (409, 423, 502, 503, 504)
 _TUS = {"Tus-Resumable": "1.0.0"}
 
 
 class Refused(Exception):
-    """The service said no; `hint` is what it says may help."""
+    """The service said no; `hint` is what it says may help, `line` how it said it."""
 
-    def __init__(self, error: str, hint: str | None = None) -> None:
+    def __init__(self, error: str, hint: str | None = None, line: str | None = None) -> None:
         super().__init__(error)
         self.hint = hint
+        self.line = line
 
 
 def check_answer(answer: requests.Response) -> None:
@@ -36,8 +39,9 @@ def check_answer(answer: requests.Response) -> None:
     if answer.ok:
         return
     try:
-        details = json.loads(answer.text.splitlines()[-1])["message"]["details"]
-        raise Refused(details["error"], details.get("hint"))
+        line = answer.text.splitlines()[-1]
+        details = json.loads(line)["message"]["details"]
+        raise Refused(details["error"], details.get("hint"), line)
     except (ValueError, LookupError, TypeError):
         raise Refused(f"The server answered {answer.status_code} {answer.reason}.") from None
 
@@ -50,16 +54,17 @@ class Sender:
         self._session = session
         self._uploads = f"{server}/uploads/"
 
-    def send(self, payload: Payload, at: Callable[[int], None]) -> str:
+    def send(self, payload: Payload, fields: Mapping[str, Any], at: Callable[[int], None]) -> str:
         """Send all of it, and return the upload's id. `at` is told how many bytes are there.
 
+        `fields` are those of the deploy to come: the service looks by them at the first bytes.
         Raises Refused, or requests.RequestException after MOST_FAILURES failures without a byte
         between them.
         """
         failures, furthest = 0, 0
         while True:
             try:
-                upload, start = self._begin(payload)
+                upload, start = self._begin(payload, fields)
                 at(start)
                 for offset in chain([start], self._chunks(payload, upload, start, at)):
                     if offset > furthest:
@@ -76,7 +81,7 @@ class Sender:
         with suppress(OSError):
             self._memory(payload).unlink()
 
-    def _begin(self, payload: Payload) -> tuple[str, int]:
+    def _begin(self, payload: Payload, fields: Mapping[str, Any]) -> tuple[str, int]:
         """Id and offset of the remembered upload, or of a new one."""
         memory = self._memory(payload)
         with suppress(OSError):
@@ -86,9 +91,13 @@ class Sender:
             )
             if answer.ok:
                 return upload, int(answer.headers["Upload-Offset"])
-        name = base64.b64encode(payload.name.encode()).decode()
-        headers = {"Upload-Length": str(payload.size), "Upload-Metadata": f"filename {name}"}
+        headers = {
+            "Upload-Length": str(payload.size),
+            "Upload-Metadata": _metadata(payload.name, fields),
+        }
         answer = self._session.post(self._uploads, headers=_TUS | headers, timeout=TIMEOUT_SECONDS)
+        if answer.headers.get("Content-Type") == "application/x-ndjson":
+            check_answer(answer)  # The service's own no, not that of a proxy before it.
         _check(answer)
         upload = answer.headers["Location"].rstrip("/").rpartition("/")[2]
         with suppress(OSError):
@@ -99,10 +108,12 @@ class Sender:
     def _chunks(
         self, payload: Payload, upload: str, offset: int, at: Callable[[int], None]
     ) -> Iterator[int]:
-        """Send what is left, and give the offset after each chunk."""
-        left = _Blocks(payload.blocks(offset))
+        """Send what is left, and give the offset after each chunk. The first chunks are small: what
+        they tell, the service says before the next."""
+        left, most = _Blocks(payload.blocks(offset)), FIRST_CHUNK_BYTES
         while offset < payload.size:
-            chunk = _Chunk(left, min(CHUNK_BYTES, payload.size - offset), offset, at)
+            chunk = _Chunk(left, min(most, payload.size - offset), offset, at)
+            most = min(2 * most, CHUNK_BYTES)
             kind = {"Content-Type": "application/offset+octet-stream"}
             answer = self._session.patch(
                 self._uploads + upload,
@@ -118,6 +129,17 @@ class Sender:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         key = f"{self._uploads}\n{payload.name}\n{payload.size}\n{payload.identity}"
         return Path(cache) / "model-handler" / hashlib.sha256(key.encode()).hexdigest()
+
+
+def _metadata(filename: str, fields: Mapping[str, Any]) -> str:
+    """The file's name and the fields that are short, as a value of Upload-Metadata."""
+    short = {
+        key: text for key, value in fields.items() if len(text := str(value)) <= METADATA_CHARACTERS
+    }
+    return ",".join(
+        f"{key} {base64.b64encode(value.encode()).decode()}"
+        for key, value in {**short, "filename": filename}.items()
+    )
 
 
 class _Again(Refused):

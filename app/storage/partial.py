@@ -151,8 +151,8 @@ class PartialUploads:
 
         What came before `blocks` raised or ended is kept. With `checksum`, all of them are taken
         or, with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
-        UploadTooLong; NoSpace and OSError, after which the upload can go on. ArchiveError, and what
-        `on_file` raises, say that it is of no use: it is removed.
+        UploadTooLong; what `blocks` raise, NoSpace and OSError, after which the upload can go on.
+        ArchiveError, and what `on_file` raises, say that it is of no use: it is removed.
         """
         with self._held(upload_id) as upload:
             if at != upload.offset:
@@ -162,7 +162,7 @@ class PartialUploads:
                 blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
             try:
                 with self._arrival(upload, on_file) as arrival:
-                    _write(arrival, self._bounded(blocks, upload))
+                    failure = _write(arrival, self._bounded(blocks, upload))
                     if arrival.checkpoint() == upload.length:
                         arrival.finish()
             except (OSError, StorageError):
@@ -175,6 +175,8 @@ class PartialUploads:
             upload = PartialUpload(**renewed)
             with suppress(OSError):
                 _write_info(folder, upload)
+            if failure:
+                raise failure
             return upload
 
     def remove(self, upload_id: str) -> None:
@@ -412,15 +414,14 @@ def _offset(journal: Path) -> int:
     return 0
 
 
-def _write(arrival: Arrival, blocks: Iterable[bytes]) -> None:
-    """Write the blocks; what came before they ended early is kept."""
+def _write(arrival: Arrival, blocks: Iterable[bytes]) -> Exception | None:
+    """Write the blocks, and return what they raised instead of ending, if anything."""
     blocks = iter(blocks)
     while True:
         try:
             block = next(blocks, None)
-        except BaseException:
-            arrival.checkpoint()
-            raise
+        except Exception as error:
+            return error
         if block is None:
-            return
+            return None
         arrival.write(block)

@@ -10,9 +10,11 @@ from typing import Any
 
 from flask import g, request
 
-from app.planning.options import FIELDS, BadRequest
+from app.planning.options import FIELDS, BadRequest, optional_text, options
 from app.planning.spelling import MOST_NAMED, misspelt
+from app.service.early import Asked
 from app.service.lines import Line, Steps
+from app.views.answers import asked_servers
 
 FILE_FIELDS = ("Model", "model")
 NEW_NAME = "model_name_on_ollama"
@@ -21,6 +23,11 @@ OF_FORM = OF_QUERY | frozenset(FILE_FIELDS)
 OF_CREATE = OF_QUERY | {"model"}
 OF_JSON_UPLOAD = OF_QUERY | {"upload", "known"}
 _SHOWN = 80
+
+
+def asked_for(fields: Mapping[str, Any]) -> Asked:
+    """What the fields of a deploy ask for. Raises BadRequest."""
+    return Asked(optional_text(fields, NEW_NAME), options(fields), asked_servers(fields))
 
 
 def check_query() -> None:

@@ -9,17 +9,19 @@ from uuid import uuid4
 from flask import Blueprint, Response, current_app, request
 
 from app.planning.early import EarlyLook
-from app.planning.options import BadRequest, optional_text, options, text
+from app.planning.options import BadRequest, options, text
 from app.service.early import Asked, look_early
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
 from app.storage.names import check_name, name_of_upload
 from app.storage.staging import Staging
-from app.views.answers import asked_servers, json_answer, json_object, service
+from app.views.answers import json_answer, json_object, service
 from app.views.fields import (
     NEW_NAME,
     OF_CREATE,
     OF_JSON_UPLOAD,
+    OF_QUERY,
+    asked_for,
     check_names,
     check_query,
     naming_ignored,
@@ -107,7 +109,7 @@ def _json_fields(known: Collection[str]) -> Mapping[str, Any]:
 @streamed(FAILED_CREATE)
 def create(task: Task) -> Steps[None]:
     fields = _json_fields(OF_CREATE)
-    asked = _asked(fields)
+    asked = asked_for(fields)
     name, new_name = text(fields, "model"), text(fields, NEW_NAME)
     task.facts.update(model=name, model_name_on_ollama=new_name, server=_servers(asked))
     steps = service().create(task, name, new_name, asked.options, asked.servers)
@@ -122,24 +124,19 @@ def deploy(task: Task) -> Steps[None]:
 
 def deploy_form(task: Task) -> Steps[None]:
     """Deploy what the current request brings."""
-    asked = _asked(request.args)
+    asked = asked_for(request.args)
     task.facts["server"] = _servers(asked)
     with task.failing_as(FAILED_CREATE):
         service().servers(asked.servers)
 
     def look(fields: Mapping[str, Any]) -> EarlyLook:
-        return look_early(service(), task, _asked(fields))
+        return look_early(service(), task, asked_for(fields))
 
     with _received(task, look) as (upload, fields):
-        asked, new_name = _asked(fields), text(fields, NEW_NAME)
+        asked, new_name = asked_for(fields), text(fields, NEW_NAME)
         task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
         steps = service().deploy(task, upload, new_name, asked.options, asked.servers)
         yield from naming_ignored(steps)
-
-
-def _asked(fields: Mapping[str, Any]) -> Asked:
-    """What the fields ask for. Raises BadRequest."""
-    return Asked(optional_text(fields, NEW_NAME), options(fields), asked_servers(fields))
 
 
 @blueprint.put("/upload/<filename>")
@@ -154,7 +151,7 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
 @blueprint.put("/deploy/<filename>")
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
-    new_name, asked = text(request.args, NEW_NAME), _asked(request.args)
+    new_name, asked = text(request.args, NEW_NAME), asked_for(request.args)
     task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
     look = look_early(service(), task, asked)
     storage = service().storage
@@ -167,7 +164,12 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
 @blueprint.post("/check/")
 @fails_as("Failed check model file.")
 def check() -> Response:
-    """The description of a zip, which is not kept."""
+    """The description of a zip, which is not kept; of the fields alone, whether a deploy with them
+    would be refused already."""
+    if request.mimetype == "application/json":
+        fields = _json_fields(OF_QUERY)
+        look_early(service(), Task(str(uuid4()), FAILED_CREATE), asked_for(fields))
+        return json_answer({"problems": []})
     storage = service().storage
     with storage.staging(str(uuid4())) as staging:
         upload, _ = receive(storage, staging, lambda fields: EarlyLook())

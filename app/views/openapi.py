@@ -228,7 +228,9 @@ def description() -> dict[str, Any]:
         },
         "/models/check/": {
             "post": _operation(
-                "Describe a zip, which isn't kept.", JSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+                *("Describe a zip, which isn't kept; or check a deploy's fields.", JSON),
+                *_CREATE_REFUSALS,
+                body=_form(_ZIP) | {JSON: {"schema": _object({**_NEW_NAME, **_OPTIONS})}},
             )
         },
         "/models/preview/": {

@@ -79,12 +79,13 @@ def _check_form() -> None:
         raise BadRequest("The Content-Type names no boundary. Let your client write that header.")
 
 
-def check_size(storage: Storage) -> None:
-    """Refuse by its length what needn't be sent, and bound the client's silence."""
+def check_size(storage: Storage, *, but: str | None = None) -> None:
+    """Refuse by its length what needn't be sent, and bound the client's silence. `but` is the
+    partial upload that the bytes are of."""
     size, most = request.content_length or 0, request.max_content_length
     if most is not None and size > most:
         raise RequestEntityTooLarge(f"The upload has {size} bytes; the limit is {most}.")
-    storage.require_space(size, "This upload")
+    storage.require_space(size, "This upload", but=but)
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, Connection):
         config = current_app.config

@@ -5,9 +5,10 @@ An upload that has arrived whole is named in the JSON body of /models/upload/ or
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from uuid import uuid4
 from wsgiref.handlers import format_date_time
 
 from flask import Blueprint, Response, current_app, request, url_for
@@ -18,13 +19,17 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from app.archive.headers import header_is_known
+from app.formats.files import ModelFile
 from app.metrics import received
-from app.planning.options import BadRequest
+from app.planning.early import EarlyLook
+from app.planning.options import FIELDS, BadRequest
+from app.service.early import look_early
+from app.service.lines import Task
 from app.storage.failures import NoSuchUpload, UploadLocked
 from app.storage.names import name_of_upload
 from app.storage.partial import CHECKSUMS, Checksum, PartialUpload, PartialUploads
 from app.views.answers import service
+from app.views.fields import NEW_NAME, asked_for
 from app.views.form import BLOCK
 from app.views.stream import fails_as
 from app.views.upload import check_size
@@ -33,6 +38,7 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
 CHUNK = "application/offset+octet-stream"
 FAILED = "Failed upload model file."
+OF_DEPLOY = frozenset((*FIELDS, NEW_NAME, "server"))
 
 blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
 
@@ -64,12 +70,14 @@ def capabilities() -> Response:
 @fails_as(FAILED)
 def create() -> Response:
     """Begin an upload, named by `filename` in its metadata; with the first bytes where they come
-    along."""
+    along. Where the metadata has fields of a deploy, they are checked now, and the files by them as
+    they arrive; the deploy itself says them again."""
     length, most = _number("Upload-Length"), current_app.config["MAX_CONTENT_LENGTH"]
     if length > most:
         raise RequestEntityTooLarge(f"The upload has {length} bytes; the limit is {most}.")
     metadata = _metadata()
     name_of_upload(metadata.get("filename", ""))
+    _look(metadata)
     upload = _uploads().create(length, metadata)
     if request.mimetype == CHUNK:
         try:
@@ -132,9 +140,36 @@ def _uploads() -> PartialUploads:
 
 
 def _append(upload_id: str, at: int) -> PartialUpload:
-    check_size(service().storage)
-    checksum = _checksum()
-    return _uploads().append(upload_id, at, _blocks(), on_file=header_is_known, checksum=checksum)
+    uploads, checksum = _uploads(), _checksum()
+    check_size(service().storage, but=upload_id)
+    on_file = _LateLook(partial(_look, uploads.get(upload_id).metadata))
+    return uploads.append(upload_id, at, _blocks(), on_file=on_file, checksum=checksum)
+
+
+def _look(metadata: Mapping[str, str]) -> EarlyLook:
+    """What looks at the files as they arrive, for the deploy whose fields the metadata has, if any.
+    Raises what such a deploy would be refused for."""
+    fields = {key: value for key, value in metadata.items() if key in OF_DEPLOY}
+    if not fields:
+        return EarlyLook()
+    return look_early(service(), Task(str(uuid4()), FAILED), asked_for(fields))
+
+
+class _LateLook:
+    """Looks at files by what `begin` gives once there is one. What has become of the deploy's
+    fields since the upload was created is left for the deploy to find."""
+
+    def __init__(self, begin: Callable[[], EarlyLook]) -> None:
+        self._begin = begin
+        self._look: EarlyLook | None = None
+
+    def __call__(self, file: ModelFile) -> bool:
+        if self._look is None:
+            try:
+                self._look = self._begin()
+            except Exception:
+                self._look = EarlyLook()
+        return self._look(file)
 
 
 def _blocks() -> Iterator[bytes]:
