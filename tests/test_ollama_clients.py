@@ -2,8 +2,10 @@
 has dropped: the packages `ollama` of PyPI and of npm, through gunicorn and through nginx."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -234,3 +236,147 @@ def test_a_file_that_is_here_is_not_read_and_the_connection_ends(
             answer = connection.recv(4096).decode()
         assert answer.startswith("HTTP/1.1 200 ")
         assert f"Connection: {says}" in answer
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What creating fails with: `status` where it isn't streamed, or where it `is_at_once`."""
+
+    request: dict[str, Any]
+    status: int
+    words: str
+    is_at_once: bool = False
+
+
+NO_FILE = f"open sha256-{64 * 'b'}: no such file or directory"
+B = {"base.gguf": "@base"}
+REFUSALS = {
+    "absent blob": Refusal({"files": {"x.gguf": ABSENT}}, 500, NO_FILE),
+    "absent adapter": Refusal({"files": B, "adapters": {"a.gguf": ABSENT}}, 400, NO_FILE),
+    "noise": Refusal({"files": {"x.gguf": "@noise"}}, 400, "supplied file was not in GGUF format"),
+    "cut in its header": Refusal({"files": {"x.gguf": "@cut"}}, 500, "unexpected EOF"),
+    "cut in its tensors": Refusal(
+        {"files": {"x.gguf": "@no_tensors"}}, 500, r'tensor "\S+" offset\+size \(\d+\) exceeds .*'
+    ),
+    "malformed digest": Refusal({"files": {"x": "sha256:abc"}}, 500, "invalid digest format", True),
+    "malformed digest of a GGUF": Refusal(
+        {"files": {"x.gguf": "sha256:abc"}}, 500, "invalid digest format"
+    ),
+    "empty digest": Refusal({"files": {"x.gguf": ""}}, 400, "invalid digest format", True),
+    "absolute path": Refusal({"files": {"/x": "@base"}}, 400, "file path must be relative", True),
+    "path above": Refusal({"files": {"../x": "@base"}}, 400, "file path must be relative", True),
+    "invalid name": Refusal({"model": "no good", "files": B}, 400, "invalid model name", True),
+    "too long a name": Refusal({"model": 81 * "a", "files": B}, 400, "invalid model name", True),
+    "reserved tag": Refusal({"model": "a:cloud", "files": B}, 400, ".*'cloud' for itself.", True),
+    "neither": Refusal({}, 400, "neither 'from' or 'files' was specified", True),
+    "no files": Refusal({"files": {}}, 400, "unknown type", True),
+    "from a model that nobody has": Refusal({"from": "nobody"}, 500, "pull model manifest: .*"),
+    "onto a model that nobody has": Refusal(
+        {"from": "nobody", "adapters": {"a.gguf": "@lora"}}, 400, "Ollama has no model 'nobody'.*"
+    ),
+    "two adapters": Refusal(
+        {"files": B, "adapters": {"a.gguf": "@lora", "b.gguf": "@qwen"}},
+        *(400, "only one adapter is currently supported"),
+    ),
+    "adapter of another architecture": Refusal(
+        {"files": B, "adapters": {"a.gguf": "@qwen"}}, 400, ".*qwen2.*llama.*"
+    ),
+    "base as adapter": Refusal(
+        {"files": B, "adapters": {"a.gguf": "@wide"}}, 400, "Found 2 base models: .*"
+    ),
+    "adapter alone": Refusal({"files": {"a.gguf": "@lora"}}, 400, "Found an adapter without .*"),
+    "template": Refusal(
+        {"files": B, "template": "{{ .x"}, 400, "template error: template: :1: unclosed action"
+    ),
+    "unknown parameter": Refusal(
+        {"files": B, "parameters": {"temprature": 1}}, 400, ".*'temprature'.*'temperature'.*"
+    ),
+    "ill-typed parameter": Refusal(
+        {"files": B, "parameters": {"temperature": "hot"}}, 400, ".*must be a finite number.*"
+    ),
+    "quantize to no such type": Refusal(
+        {"files": B, "quantize": "zzz"}, 400, "unsupported quantization type ZZZ - supported .*"
+    ),
+    "no config": Refusal(
+        {"files": {"model.safetensors": "@model.safetensors"}},
+        *(500, "open config.json: no such file or directory"),
+    ),
+    "no adapter's config": Refusal(
+        {"files": B, "adapters": {"adapter_model.safetensors": "@adapter_model.safetensors"}},
+        *(400, "open adapter_config.json: no such file or directory"),
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused_as_ollama_refuses(
+    place: Place, files: dict[str, Path], python: Python, name: str, stream: bool
+) -> None:
+    refusal = REFUSALS[name]
+    given = json.dumps({"model": "refused", **refusal.request})
+    for each in set(re.findall(r'"@([\w.]+)"', given)):
+        (digest,) = python.send(files, (each,)).values()
+        given = given.replace(f'"@{each}"', f'"{digest}"')
+    before = sorted(path.name for path in place.models_dir.iterdir())
+    with pytest.raises(Failed) as failed:
+        python.create(json.loads(given), stream=stream)
+    assert re.fullmatch(refusal.words, str(failed.value))
+    assert failed.value.status == (0 if stream and not refusal.is_at_once else refusal.status)
+    assert sorted(path.name for path in place.models_dir.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("when", "stream"), [("converting", True), ("pushing", True), ("creating", False)]
+)
+def test_a_client_that_is_killed_leaves_nothing(
+    place: Place, files: dict[str, Path], python: Python, tmp_path: Path, when: str, stream: bool
+) -> None:
+    model = f"killed-{when}-{stream}".lower()
+    case = Case(("base",), ("lora",))
+    own = write_base(tmp_path / "base.gguf", name=model, width=64)
+    digests = python.send({**files, "base": own}, ("base", "lora"))
+    body = {**case.request(model, digests), "stream": stream}
+    before = blobs_of(place)
+    path = {"pushing": "/api/blobs/", "creating": "/api/create"}.get(when, "/never")
+    is_converting = "staging/"
+    with place.standin.hold(path, method="POST") as gate:
+        with asking(place.url, "POST", "/api/create", json.dumps(body).encode()):
+            if when == "converting":
+                # Beside the task's folder, one that the conversion writes to.
+                wait_until(lambda: str(litter(place.models_dir)).count(is_converting) > 1)
+            else:
+                assert gate.wait_reached(20)
+        wait_until(lambda: not litter(place.models_dir))
+    assert not (place.models_dir / model).exists()
+    assert blobs_of(place) == before
+
+
+def blobs_of(place: Place) -> list[str]:
+    return sorted(path.name for path in place.models_dir.glob(".model-handler/blobs/*"))
+
+
+@pytest.mark.parametrize("length", ["known", "unknown"])
+def test_a_client_that_is_killed_within_a_file(place: Place, length: str) -> None:
+    path = "/api/blobs/sha256:" + 64 * "c"
+    body = bytes(3 * 2**20)
+    head = f"Content-Length: {2 * len(body)}\r\n"
+    if length == "unknown":
+        head, body = "Transfer-Encoding: chunked\r\n", b"600000\r\n" + body
+    with asking(place.url, "POST", path, body, head):
+        wait_until(lambda: any("staging/" in each for each in litter(place.models_dir)))
+    wait_until(lambda: not litter(place.models_dir))
+    assert not (place.models_dir / ".model-handler" / "blobs" / f"sha256-{64 * 'c'}").exists()
+
+
+@contextmanager
+def asking(
+    url: str, method: str, path: str, body: bytes, head: str | None = None
+) -> Iterator[socket.socket]:
+    """A request under way, whose client is gone after the block."""
+    host = urlsplit(url)
+    head = head or f"Content-Length: {len(body)}\r\n"
+    with socket.create_connection((host.hostname, host.port), timeout=20) as connection:
+        start = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n"
+        connection.sendall(start.encode() + body)
+        yield connection

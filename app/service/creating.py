@@ -70,14 +70,12 @@ class Creation:
         if request.from_ is None or request.adapters:
             return {} if request.from_ else request.files
         if request.quantize or not any(server.has_model(request.from_) for server in servers):
-            with suppress(NoSuchModel):
-                files = self._stored(request.from_).files()
-                if all(file.sha256 for file in files):
-                    return {
-                        file.name: f"sha256:{file.sha256}"
-                        for file in files
-                        if file.name != MODELFILE
-                    }
+            stored = self._stored(request.from_)
+            files = stored.files() if stored else []
+            if files and all(file.sha256 for file in files):
+                return {
+                    file.name: f"sha256:{file.sha256}" for file in files if file.name != MODELFILE
+                }
         return None
 
     def _base(self, servers: Sequence[Ollama]) -> Modelfile | None:
@@ -92,13 +90,15 @@ class Creation:
         for server in servers:
             with suppress(OllamaError, ModelfileError):
                 return grammar.parse(str(server.show(from_).get("modelfile", "")))
-        with suppress(NoSuchModel):
-            return examine(self._stored(from_).files()).modelfile
-        return None
+        stored = self._stored(from_)
+        return examine(stored.files()).modelfile if stored else None
 
-    def _stored(self, name: str) -> Model:
-        storage = self.service.storage
-        return storage.model(storage.name_for_ollama(name))
+    def _stored(self, name: str) -> Model | None:
+        """The model here that is called so, here or by Ollama."""
+        stored = self.service.storage.find(name)
+        with suppress(NoSuchModel):
+            return self.service.storage.model(stored) if stored else None
+        return None
 
     def _relayed(self, servers: Sequence[Ollama]) -> Steps[None]:
         """Have each server make the model of one that it has, or pulls."""

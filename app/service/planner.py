@@ -70,10 +70,16 @@ class Planner:
         or couldn't put the adapter on it; None where that isn't so, or there is none."""
         if server is not None and server.takes_adapters() and server.has_model(name):
             return None
-        if name in self.storage.names():
-            hold(name)
-            files = self.storage.model(name).files()
-            base = select(examine(replace(file, model=name) for file in files))
+        stored = self.storage.find(name)
+        if stored is not None:
+            hold(stored)
+            files = self.storage.model(stored).files()
+            base = select(examine(replace(file, model=stored) for file in files))
+            if base.adapter is not None:
+                raise Unusable(
+                    f"{stored!r} carries an adapter already; it would be lost.",
+                    "Name the base that it was made from.",
+                )
             return with_base(selection, base, name=None)
         blob = base_blob(self.ollama_models, name) if self.ollama_models else None
         if blob is None:

@@ -83,9 +83,19 @@ class Storage:
             raise NoSuchModel(f"There is no model {name!r}. GET /models/ lists the models.")
         return Model(*found)
 
+    def find(self, name: str) -> str | None:
+        """The name of the model that is called `name`, here or by Ollama; None where there is
+        none."""
+        if name in (found := self._found()):
+            return name
+        with suppress(NameNotAllowed):
+            wanted = stored_name(name).lower()
+            return next((each for each in found if each.lower() == wanted), None)
+        return None
+
     def name_for_ollama(self, name: str) -> str:
         """What the model is called here, or would be, that Ollama, which ignores case, calls
-        `name`."""
+        `name`. Raises NameNotAllowed."""
         wanted = stored_name(name)
         return next((each for each in self._found() if each.lower() == wanted.lower()), wanted)
 
