@@ -343,6 +343,7 @@ WORKS = {
         },
         ("b.gguf", "m.gguf"),
         fields={"projector": "b.gguf"},
+        problem="Found 2 mmproj files: a.gguf, b.gguf.",
     ),
     "what a Trainer wrote": Works(
         lambda f: {
@@ -388,11 +389,28 @@ def test_becomes_a_model(tmp_path: Path, name: str) -> None:
     assert answer.last["status"] == 200, answer.last
     assert sorted(body["files"]) == sorted(case.files)
     assert "adapters" not in body
-    if "projector" in case.fields:  # which only a request names
-        return
     assert case.problem in " ".join(report["problems"])
     assert case.problem or report["problems"] == []
     assert case.template in (None, report["template"])
+
+
+def test_several_projectors_can_be_uploaded_for_a_create_to_choose_from(tmp_path: Path) -> None:
+    members = {
+        "m.gguf": llama(tmp_path),
+        "a.gguf": mmproj(tmp_path, "x.gguf"),
+        "b.gguf": mmproj(tmp_path, "y.gguf"),
+    }
+    zipped = write_zip(tmp_path / "m.zip", members)
+    with Standin(tmp_path / "ollama", version="0.34.1") as standin:
+        settings = {"MODELS_DIR": tmp_path / "models", "OLLAMA_HOST": standin.url}
+        caller = FlaskCaller(create_app(settings).test_client())
+        assert caller.send_form("/models/upload/", [("Model", zipped)]).last["status"] == 200
+        (problem,) = json.loads(caller.get("/models/m/").body)["problems"]
+        assert problem.startswith("Found 2 mmproj files: a.gguf, b.gguf. Name one in the field")
+        asked = {"model": "m", "model_name_on_ollama": "new"}
+        assert caller.send_json("POST", "/models/create/", asked).last["status"] == 422
+        asked["projector"] = "b.gguf"
+        assert caller.send_json("POST", "/models/create/", asked).last["status"] == 200
 
 
 def test_a_given_template_that_is_set_aside_is_said_in_verbose_lines(tmp_path: Path) -> None:

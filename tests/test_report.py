@@ -130,7 +130,7 @@ def test_a_task_s_lines_can_be_asked_for(caller: Caller, zips: Zips) -> None:
     states = {
         task["task_uuid"]: (task["state"], task["model"], task["progress_ratio"]) for task in tasks
     }
-    assert states == {uuid: ("succeeded", "tiny_base.zip", 1.0), failed: ("failed", None, 0)}
+    assert states == {uuid: ("succeeded", "tiny_base.zip", 1.0), failed: ("failed", "nope", 0)}
 
 
 def test_an_unknown_task_is_404(caller: Caller) -> None:

@@ -478,6 +478,14 @@ REFUSED = {
         action=CREATE,
         version="0.34.1",
     ),
+    "an adapter that must not be merged, beside a base that is quantised here": Refused(
+        lambda f: {"base.gguf": f.base, "lora.gguf": f.lora},
+        "This Ollama server (version 0.34.1) no longer takes LoRA adapters.",
+        "Send merge=auto, and the adapter is merged into its base before it is sent.",
+        fields={"merge": "never", "quantize": "Q8_0"},
+        action=CREATE,
+        version="0.34.1",
+    ),
     "adapter alone, no base named": Refused(
         lambda f: {"lora.gguf": f.lora},
         "Found an adapter without a base model, and it doesn't name one that Ollama has.",
@@ -588,7 +596,7 @@ REFUSED = {
         " Ollama server (version 0.34.1) doesn't convert them.",
         "Convert the model to GGUF with llama.cpp:"
         " python convert_hf_to_gguf.py <folder> --outfile model.gguf Known here are gemma, gemma2,"
-        " gemma3, gpt-oss, granite, llama, mistral3, olmo2, phi3, qwen2, qwen2moe, qwen3, qwen35,"
+        " gemma3, gemma4, gpt-oss, granite, llama, mistral3, olmo2, phi3, qwen2, qwen2moe, qwen3, qwen35,"
         " qwen3moe, smollm3. The service's owner can set MODEL_HANDLER_CONVERTER to such a"
         " command.",
         action=CREATE,

@@ -95,7 +95,11 @@ def make_plan(
     """
     from_ = base_on_ollama(selection, options, server)
     conversion = conversion_for(selection, options, server)
-    if server is not None and selection.adapter is not None and conversion is None:
+    if (
+        server is not None
+        and selection.adapter is not None
+        and (conversion is None or conversion.adapter is None)
+    ):
         check_adapter_sent(selection, selection.adapter, server)
     modelfile, template, reason = _modelfile(selection, options, templates, from_)
     projector = list(selection.projector.files) if selection.projector else []

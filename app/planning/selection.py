@@ -60,6 +60,18 @@ def with_base(selection: Selection, base: Selection, name: str | None) -> Select
     return both
 
 
+class SeveralProjectors(Unusable):
+    """There are several projectors, of which none was chosen; `most_exact` is one's label."""
+
+    def __init__(self, found: Sequence[Projector]) -> None:
+        self.most_exact = max(found, key=_precision).label
+        super().__init__(
+            f"Found {len(found)} mmproj files: {', '.join(part.label for part in found)}.",
+            f"Name one in the field 'projector', or in a Modelfile's FROM; {self.most_exact} is the"
+            " most exact one.",
+        )
+
+
 def select(contents: Contents, projector: str | None = None) -> Selection:
     """Choose the parts that make one model; `projector` is the name of the mmproj file to take.
 
@@ -92,6 +104,16 @@ def select(contents: Contents, projector: str | None = None) -> Selection:
     return selection
 
 
+def select_with_any_projector(contents: Contents) -> Selection:
+    """As `select`; but of several projectors, which a create would have to choose from, the most
+    exact one is taken, and a note says so. Raises Unusable."""
+    try:
+        return select(contents)
+    except SeveralProjectors as several:
+        selection = select(contents, several.most_exact)
+        return replace(selection, notes=(*selection.notes, f"{several} {several.hint}"))
+
+
 def _check_draft(own: Modelfile) -> None:
     if own.draft is not None:
         raise Unusable(
@@ -114,13 +136,7 @@ def _projector(found: Sequence[Projector], asked: str | None) -> Projector | Non
             )
         return named[0]
     if len(found) > 1:
-        labels = ", ".join(part.label for part in found)
-        best = max(found, key=_precision).label
-        raise Unusable(
-            f"Found {len(found)} mmproj files: {labels}.",
-            f"Name one in the field 'projector', or in a Modelfile's FROM; {best} is the most"
-            " exact one.",
-        )
+        raise SeveralProjectors(found)
     return found[0] if found else None
 
 

@@ -24,7 +24,7 @@ from app.planning.conversion import Conversion
 from app.planning.description import describe_model
 from app.planning.options import BadRequest, Options
 from app.planning.plan import Plan
-from app.planning.selection import Selection, select
+from app.planning.selection import Selection, select, select_with_any_projector
 from app.progress import Report
 from app.service.conversion import check
 from app.service.install import Installation, Targets, targets_of
@@ -146,7 +146,8 @@ class Service:
     def upload(self, upload: Upload) -> Steps[None]:
         """Extract an upload and publish it as a model."""
         with upload.staging.archive() as archive:
-            yield from self._store(upload, archive, select(examine(entries(archive))), UPLOAD)
+            selection = select_with_any_projector(examine(entries(archive)))
+            yield from self._store(upload, archive, selection, UPLOAD)
 
     def create(
         self, task: Task, name: str, new_name: str, options: Options, asked: Sequence[str]
@@ -203,7 +204,7 @@ class Service:
         model = self.storage.model(name)
         kept = model.manifest().facts
         files = {file.name: {"size": file.size, "sha256": file.sha256} for file in model.files()}
-        selection = select(examine(model.files()))
+        selection = select_with_any_projector(examine(model.files()))
         templates, created_at = self.planner.templates, kept.get("created_at")
         described = describe_model(model.name, selection, files, templates, created_at)
         return {**described, "last_create": kept.get("last_create")}
@@ -216,7 +217,7 @@ class Service:
     def check(self, upload: Upload) -> dict[str, Any]:
         """The description of an upload, every byte of which is read and none is kept."""
         with upload.staging.archive() as archive:
-            selection = select(examine(entries(archive)))
+            selection = select_with_any_projector(examine(entries(archive)))
             files = {
                 entry.name: {"size": entry.size, "sha256": archive.digest(entry)}
                 for entry in archive.entries
