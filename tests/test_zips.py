@@ -596,8 +596,8 @@ REFUSED = {
         " Ollama server (version 0.34.1) doesn't convert them.",
         "Convert the model to GGUF with llama.cpp:"
         " python convert_hf_to_gguf.py <folder> --outfile model.gguf Known here are gemma, gemma2,"
-        " gemma3, gemma4, gpt-oss, granite, llama, mistral3, olmo2, phi3, qwen2, qwen2moe, qwen3, qwen35,"
-        " qwen3moe, smollm3. The service's owner can set MODEL_HANDLER_CONVERTER to such a"
+        " gemma3, gemma4, gpt-oss, granite, llama, mistral3, olmo2, phi3, qwen2, qwen2moe, qwen3,"
+        " qwen35, qwen3moe, smollm3. The service's owner can set MODEL_HANDLER_CONVERTER to such a"
         " command.",
         action=CREATE,
         version="0.34.1",
