@@ -1,5 +1,6 @@
 """The files in `deploy/`: that they parse, and agree with the service's settings."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
+import yaml
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from app.config import SETTINGS
 from tests.serving import ROOT
+from tests.test_nginx import free_port
 
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in DEPLOY.rglob("*") if path.is_file()]
@@ -53,12 +59,42 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze isn't here")
     for unit in (DEPLOY / "systemd").iterdir():
         text = unit.read_text().replace(
-            "/opt/model-handler/bin/gunicorn", shutil.which("true") or ""
+            "/opt/model-handler/bin/model-handler", shutil.which("true") or ""
         )
         (tmp_path / unit.name).write_text(text)
     units = [str(path) for path in tmp_path.iterdir()]
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert "model-handler" not in done.stderr, done.stderr
+
+
+def test_the_units_command_serves_on_the_socket_that_systemd_opens(tmp_path: Path) -> None:
+    if shutil.which("systemd-socket-activate") is None:
+        pytest.skip("systemd-socket-activate isn't here")
+    [command] = re.findall(
+        r"^ExecStart=/opt/model-handler/bin/(.*)$",
+        (DEPLOY / "systemd" / "model-handler.service").read_text(),
+        re.M,
+    )
+    port = free_port()
+    program, *arguments = command.split()
+    environ = {"MODEL_HANDLER_MODELS_DIR": str(tmp_path / "models"), "PATH": os.environ["PATH"]}
+    process = subprocess.Popen(
+        [
+            *("systemd-socket-activate", f"--listen=127.0.0.1:{port}"),
+            *(f"--setenv={name}={value}" for name, value in environ.items()),
+            *(str(Path(sys.executable).with_name(program)), *arguments),
+        ],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        session = requests.Session()
+        session.mount("http://", HTTPAdapter(max_retries=Retry(40, backoff_factor=0.05)))
+        answer = session.get(f"http://127.0.0.1:{port}/healthz", timeout=60)
+        assert answer.status_code == 200
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_docker_is_sent_nothing_that_git_ignores() -> None:
@@ -76,3 +112,26 @@ def test_the_container_is_made_of_this_checkouts_wheel() -> None:
     assert "--constraint /source/constraints.txt --wheel-dir /wheels /source" in stages[0]
     assert "--no-index --find-links /wheels model-handler" in stages[1]
     assert "COPY" not in stages[1]
+
+
+def test_the_manifests_are_of_one_service_that_many_pods_serve() -> None:
+    documents = yaml.safe_load_all(MANIFESTS[0].read_text())
+    by_kind = {document["kind"]: document["spec"] for document in documents}
+    deployment = by_kind["Deployment"]
+    pod = deployment["template"]["spec"]
+    [container] = pod["containers"]
+    assert deployment["replicas"] > 1
+    assert by_kind["PersistentVolumeClaim"]["accessModes"] == ["ReadWriteMany"]
+    labels = deployment["template"]["metadata"]["labels"].items()
+    assert by_kind["Service"]["selector"].items() <= labels
+    assert by_kind["PodDisruptionBudget"]["selector"]["matchLabels"].items() <= labels
+    assert by_kind["Service"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == "/healthz"
+    assert pod["securityContext"]["runAsUser"] == 10001  # the Dockerfile's
+    asked, most = (container["resources"][each]["memory"] for each in ("requests", "limits"))
+    assert (asked, most) == ("512Mi", "2Gi")
+    rule = by_kind["Ingress"]["rules"][0]
+    trusted = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    assert rule["host"] in trusted["MODEL_HANDLER_TRUSTED_HOSTS"].split(",")
+    assert by_kind["Ingress"]["tls"][0]["hosts"] == [rule["host"]]
