@@ -52,17 +52,20 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told of a failure: HTTP status, a sentence, what may help, and the line of
-    the Modelfile that it is about."""
+    """What a client is told of a failure: HTTP status, a sentence, what may help, the line of the
+    Modelfile that it is about, and the model that the upload is kept as."""
 
     status: int
     error: str
     hint: str | None = None
     line: int | None = None
+    kept_as: str | None = None
 
     def details(self, *, verbose: bool = False) -> dict[str, Any]:
-        """The keys that the contract adds to an error line's details; `line` is one more."""
-        details = {"error": self.error, "hint": self.hint, "line": self.line if verbose else None}
+        """The keys that the contract adds to an error line's details; the others are more."""
+        details: dict[str, Any] = {"error": self.error, "hint": self.hint}
+        if verbose:
+            details |= {"line": self.line, "kept_as": self.kept_as}
         return {key: value for key, value in details.items() if value}
 
 
@@ -70,8 +73,8 @@ def describe(error: Exception) -> Failure:
     """Turn any exception into what a client is told; never a path or a stack trace."""
     for kind in type(error).__mro__:
         if kind in STATUS:
-            hint, line = getattr(error, "hint", None), getattr(error, "line", None)
-            return Failure(STATUS[kind], str(error), hint, line)
+            more = {name: getattr(error, name, None) for name in ("hint", "line", "kept_as")}
+            return Failure(STATUS[kind], str(error), **more)
     if isinstance(error, ParseException):
         return Failure(400, f"The request's body can't be read: {_plain(error)}.")
     if isinstance(error, HTTPException):

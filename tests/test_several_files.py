@@ -113,6 +113,10 @@ ROWS: dict[str, tuple[Any, dict[str, str], str, str, list[str]]] = {
     "a folder with Windows's separators": (
         lambda f: {"top\\\\base.gguf": f.base}, {"name": "win"}, "top", "win", ["base.gguf"],
     ),
+    "an archive among a folder's files": (
+        lambda f: {"top/m.gguf": f.base, "top/old.zip": b"PK"}, {}, "top", "top",
+        ["m.gguf", "old.zip"],
+    ),
     "a browser's empty field beside it": (
         lambda f: {"": b"", "m.gguf": f.base}, {}, "m.gguf", "m", ["m.gguf"],
     ),

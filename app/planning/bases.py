@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.ollama.client import ModelMissing, Ollama, check_name
-from app.planning.contents import Unusable
 from app.planning.options import BadRequest, Options
 from app.planning.parts import Adapter
 from app.planning.references import ollama_name
 from app.planning.selection import Selection
+from app.planning.unusable import Unfit
 
 
 def base_on_ollama(selection: Selection, options: Options, server: Ollama | None) -> str | None:
     """The name of the Ollama model that the adapter goes onto; None where the zip has a base.
 
-    Without a `server` to ask, a name that was given is taken as it is. Raises Unusable where no
+    Without a `server` to ask, a name that was given is taken as it is. Raises Unfit where no
     model fits, BadRequest where a base was named beside the zip's own.
     """
     if selection.base is not None:
@@ -30,7 +30,7 @@ def base_on_ollama(selection: Selection, options: Options, server: Ollama | None
     for name in _named_by_adapter(selection.adapter):
         if server is None or server.has_model(name):
             return _require_base(selection, name, server)
-    raise Unusable(
+    raise Unfit(
         "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "Name the base in the field 'from'." + _candidates(selection, server),
     )
@@ -51,12 +51,12 @@ def _require_base(selection: Selection, name: str, server: Ollama | None) -> str
     try:
         shown = server.show(name)
     except ModelMissing as error:
-        raise Unusable(
+        raise Unfit(
             f"Ollama has no model {name!r} to put the adapter on.",
             f"Get it first, with `ollama pull {name}`." + _candidates(selection, server),
         ) from error
     if has_adapter(shown):
-        raise Unusable(
+        raise Unfit(
             f"{name!r} carries an adapter already; Ollama would run both.",
             "Name the base that it was made from.",
         )
@@ -64,13 +64,13 @@ def _require_base(selection: Selection, name: str, server: Ollama | None) -> str
     if adapter is None:
         return name
     if adapter.architecture not in (None, architecture):
-        raise Unusable(
+        raise Unfit(
             f"{adapter.label} is for {adapter.architecture}, and {name!r} is {architecture}.",
             _candidates(selection, server).strip() or None,
         )
     reason = adapter.why_not_sent(architecture)
     if reason is not None:
-        raise Unusable(
+        raise Unfit(
             f"{adapter.label}: {reason} The adapter would have to be merged, but its base is a"
             " model that only Ollama has.",
             UPLOAD_BASE,

@@ -10,7 +10,7 @@ from app.planning.bases import UPLOAD_BASE
 from app.planning.options import Options
 from app.planning.parts import CONVERTIBLE, Adapter, Base
 from app.planning.selection import Selection
-from app.planning.unusable import Unusable
+from app.planning.unusable import Unfit, Unusable
 
 CONVERT_MODEL = "python convert_hf_to_gguf.py <folder> --outfile model.gguf"
 UNQUANTIZED = ("F16", "BF16", "F32")
@@ -76,7 +76,7 @@ def conversion_for(
     why_merged = _why_merged(selection, options, server)
     if base is None:
         if why_merged is not None and adapter is not None:
-            raise Unusable(
+            raise Unfit(
                 f"{why_merged} The adapter would have to be merged, but its base is a model that"
                 " only Ollama has.",
                 UPLOAD_BASE,
@@ -145,7 +145,7 @@ def quantization(base: Base, options: Options) -> str | None:
     if asked is None or asked == kind:
         return None
     if is_quantized:
-        raise Unusable(
+        raise Unfit(
             f"The model is {kind} already; only {', '.join(UNQUANTIZED)} can be quantized.",
             "Leave the field 'quantize' out, or zip the unquantized model.",
         )
@@ -177,7 +177,7 @@ def check_adapter_sent(selection: Selection, adapter: Adapter, server: Ollama) -
     """Raise Unusable for an adapter that this server can't put on the base itself."""
     way_out = "Send merge=auto, and the adapter is merged into its base before it is sent."
     if not server.takes_adapters():
-        raise Unusable(
+        raise Unfit(
             f"This Ollama server (version {server.recent_version()}) no longer takes LoRA"
             " adapters.",
             way_out,
@@ -185,7 +185,7 @@ def check_adapter_sent(selection: Selection, adapter: Adapter, server: Ollama) -
     if selection.base is not None:
         reason = adapter.why_not_sent(selection.base.architecture)
         if reason is not None:
-            raise Unusable(f"{adapter.label}: {reason}", way_out)
+            raise Unfit(f"{adapter.label}: {reason}", way_out)
 
 
 def is_before_0_30(version: str) -> bool:

@@ -10,6 +10,7 @@ from app.modelfile.grammar import Modelfile
 from app.planning.contents import Contents, Unusable
 from app.planning.parts import Adapter, Base, Part, Projector
 from app.planning.references import resolve
+from app.planning.unusable import Unfit
 
 WHICH_ONE = "Zip one of each, or add a Modelfile whose FROM and ADAPTER say which."
 
@@ -54,9 +55,12 @@ def with_base(selection: Selection, base: Selection, name: str | None) -> Select
     has it. Raises Unusable where they don't fit."""
     if base.base is None:
         label = selection.adapter.label if selection.adapter else "This"
-        raise Unusable(f"{label} can't be put on a model without a base.")
+        raise Unfit(f"{label} can't be put on a model without a base.")
     both = replace(selection, base=base.base, projector=base.projector, from_=name)
-    _check(both)
+    try:
+        _check(both)
+    except Unusable as error:
+        raise Unfit(str(error), error.hint) from error
     return both
 
 

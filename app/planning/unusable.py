@@ -7,3 +7,8 @@ class Unusable(Exception):
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class Unfit(Unusable):
+    """The files are right, but don't go with what was asked for, or with that server: another
+    option, base or server would do."""

@@ -28,6 +28,7 @@ from app.planning.selection import Selection, select, select_with_any_projector
 from app.progress import Report
 from app.service.conversion import check
 from app.service.install import Installation, Targets, targets_of
+from app.service.keeping import KEPT_FOR, keep, keeping
 from app.service.lines import Line, Script, Steps, Task, follow
 from app.service.planner import Planner, entries, held_by
 from app.service.servers import check_any
@@ -171,8 +172,9 @@ class Service:
     def deploy(
         self, task: Task, upload: Upload, new_name: str, options: Options, asked: Sequence[str]
     ) -> Steps[None]:
-        """Upload, then create; what create would refuse is refused before anything is stored."""
-        with task.failing_as(FAILED_CREATE):
+        """Upload, then create. What create would refuse is refused first; the upload is kept as a
+        model, unless it is itself what is refused."""
+        with task.failing_as(FAILED_CREATE), keeping(upload.staging):
             ollama.check_name(new_name)
         with ExitStack() as held:
             with upload.staging.archive() as archive:
@@ -184,7 +186,11 @@ class Service:
                     return self.targets(wanted, self._asked_for(asked), upload.staging.folder)
 
                 with task.failing_as(FAILED_CREATE):
-                    targets = yield from follow(plan, 0, 0)
+                    try:
+                        targets = yield from follow(plan, 0, 0)
+                    except KEPT_FOR as error:
+                        keep(upload.staging, archive, selection, error)
+                        raise
                 yield from self._store(upload, archive, selection, DEPLOY_UPLOAD)
             task.failure = FAILED_CREATE
             model = self.storage.model(upload.name)

@@ -7,7 +7,8 @@ from app.storage.failures import NameNotAllowed
 
 NAME_BYTES = 200
 SHOWN_CHARACTERS = 80
-UPLOAD_EXTENSIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".gguf", ".safetensors")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
+UPLOAD_EXTENSIONS = (*ARCHIVES, ".gguf", ".safetensors")
 NAME_RULE = (
     f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"
     " no slash or backslash, and doesn't begin with a dot."

@@ -57,7 +57,7 @@ class Staging:
         self.folder = folder
         self.filename = filename
         self.is_published = False
-        self._keeps_upload = arrival is not None
+        self.keeps_upload = arrival is not None
         self.model_name = ""
         self._model = folder / "model"
         self._storage = storage
@@ -187,7 +187,7 @@ class Staging:
         self._storage.discard(self._model)
 
     def _check_is_here(self, archive: Archive) -> None:
-        for entry in archive.entries if self._keeps_upload else ():
+        for entry in archive.entries if self.keeps_upload else ():
             unpacked = archive.unpacked(entry)
             if unpacked and not unpacked.path.exists():
                 raise NoSuchUpload("What had arrived of this upload isn't here any more.")
@@ -231,7 +231,7 @@ class Staging:
     def _place(self, unpacked: Path, path: Path) -> None:
         """Give a file its name in the model. What is to outlive a kill keeps the one that it has,
         where the filesystem has links."""
-        if self._keeps_upload:
+        if self.keeps_upload:
             with suppress(OSError):
                 os.link(unpacked, path)
                 return

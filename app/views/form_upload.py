@@ -12,7 +12,7 @@ from app.archive.several import SeveralFiles
 from app.metrics import received
 from app.planning.options import BadRequest
 from app.service.work import Upload
-from app.storage.names import check_name, name_of_upload, without_extension
+from app.storage.names import ARCHIVES, check_name, name_of_upload, without_extension
 from app.storage.staging import Staging
 from app.views.fields import FILE_FIELDS, NEW_NAME, OF_FORM, check_names
 from app.views.form import Part, form_parts
@@ -69,14 +69,15 @@ class FormUpload:
         return upload, self.fields
 
     def _take_field(self, part: Part) -> None:
-        check_names([part.name], OF_FORM)
         left = MAX_FIELD_BYTES - sum(map(len, self._fields.values()))
         self._fields.setdefault(part.name, _text(part.content, left))
 
     def _take_file(self, part: Part, filename: str, receiving: ExitStack) -> None:
         if part.name not in FILE_FIELDS:
             raise BadRequest(f"The file came in the field {part.name!r}, not in 'Model'.")
-        is_archive = not _is_file_of_model(filename)
+        is_archive = not _is_file_of_model(filename, is_first=self._files is None)
+        if not (self._archive or self._files):
+            check_names(self._fields, OF_FORM)
         if self._archive or (is_archive and self._files):
             raise BadRequest("The form holds more than one file. Send one zip at a time.")
         if is_archive:
@@ -148,14 +149,15 @@ class FormUpload:
         return BadRequest("The form has no file. Send the zip in the field 'Model'.")
 
 
-def _is_file_of_model(filename: str) -> bool:
-    """Whether it is a file of a model itself, not an archive: in a folder, or by its name."""
+def _is_file_of_model(filename: str, *, is_first: bool) -> bool:
+    """Whether it is a file of a model itself, not an archive: in a folder, or by its name. An
+    archive that comes in a folder among other files is one of them."""
     lower = filename.lower()
-    return (
-        bool({"/", "\\"} & set(filename))
-        or lower.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))
-        or lower in _WITHOUT_SUFFIX
-    )
+    if is_first and lower.endswith(ARCHIVES):
+        return False
+    in_folder = bool({"/", "\\"} & set(filename))
+    by_name = lower.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS)) or lower in _WITHOUT_SUFFIX
+    return in_folder or by_name
 
 
 def _unchosen() -> BadRequest:

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from app.planning.early import EarlyLook
 from app.planning.options import BadRequest, options, text
 from app.service.early import Asked, look_early
+from app.service.keeping import keeping
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
 from app.storage.names import check_name, name_of_upload
@@ -19,6 +20,7 @@ from app.views.answers import json_answer, json_object, service
 from app.views.fields import (
     NEW_NAME,
     OF_CREATE,
+    OF_FORM,
     OF_JSON_UPLOAD,
     OF_QUERY,
     asked_for,
@@ -67,7 +69,10 @@ def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any
     storage = service().storage
     if request.mimetype != "application/json":
         with storage.staging(task.uuid) as staging, _noted(task, staging):
-            yield receive(storage, staging, look)
+            upload, fields = receive(storage, staging, look)
+            with keeping(staging):
+                check_names(fields, OF_FORM)
+            yield upload, fields
         return
     fields = _json_fields(OF_JSON_UPLOAD)
     known = wanted_files(fields, "known")
@@ -133,7 +138,8 @@ def deploy_form(task: Task) -> Steps[None]:
         return look_early(service(), task, asked_for(fields))
 
     with _received(task, look) as (upload, fields):
-        asked, new_name = asked_for(fields), text(fields, NEW_NAME)
+        with keeping(upload.staging):
+            asked, new_name = asked_for(fields), text(fields, NEW_NAME)
         task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
         steps = service().deploy(task, upload, new_name, asked.options, asked.servers)
         yield from naming_ignored(steps)

@@ -1,0 +1,56 @@
+"""The upload of a deploy that fails: kept as a model, unless it is itself what is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from app.archive.limits import ArchiveError
+from app.archive.reader import Archive
+from app.metrics import phase
+from app.modelfile.grammar import ModelfileError
+from app.ollama.client import InvalidName, OllamaError
+from app.planning.contents import Unusable, examine
+from app.planning.options import BadRequest
+from app.planning.selection import Selection, select
+from app.planning.unusable import Unfit
+from app.service.planner import entries
+from app.storage.failures import Busy, NoSuchModel, StorageError
+from app.storage.staging import Staging
+
+KEPT_FOR = (BadRequest, InvalidName, ModelfileError, OllamaError, Unfit, Busy, NoSuchModel)
+"""What another request, or another moment, would put right, with the same files."""
+
+
+@contextmanager
+def keeping(staging: Staging) -> Iterator[None]:
+    """Where the block raises one of KEPT_FOR, keep the upload that has arrived in `staging`."""
+    try:
+        yield
+    except KEPT_FOR as error:
+        with suppress(ArchiveError, Unusable, StorageError, OSError), staging.archive() as archive:
+            keep(staging, archive, select(examine(entries(archive))), error)
+        raise
+
+
+def keep(staging: Staging, archive: Archive, selection: Selection, error: Exception) -> None:
+    """Make an upload the model that it was to become, and have `error` say so. A resumable one
+    stays as it is: the same request can be sent again.
+
+    Raises as Staging.extract and Staging.publish.
+    """
+    if staging.keeps_upload:
+        said = "The upload is still here: send the same request again, without its bytes."
+    else:
+        name = staging.model_name
+        with phase("extract"):
+            staging.extract(archive, selection.facts(), _report_nothing)
+        staging.publish(name)
+        error.kept_as = name  # type: ignore[attr-defined]
+        said = (
+            f"The upload is kept as model {name!r}: POST /models/create/ makes it, without a new"
+            " upload."
+        )
+    error.hint = " ".join(filter(None, (getattr(error, "hint", None), said)))  # type: ignore[attr-defined]
+
+
+def _report_nothing(action: str, details: object, done: float | None = None) -> None:
+    """Nobody is told how far it is."""
