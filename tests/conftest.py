@@ -16,6 +16,7 @@ from flask import Flask
 from app import create_app
 from app.ollama.address import ollama_url
 from app.ollama.client import Ollama
+from tests.browser import Page, WebDriver, open_chromium
 from tests.callers import Caller, CurlCaller, FlaskCaller, RequestsCaller
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.serving import Served, serve
@@ -140,6 +141,22 @@ def served(
     service = shared_services(ollama)
     service.use(models_dir)
     return service.served
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[WebDriver]:
+    """One Chromium for all tests of the page."""
+    require_program("chromium")
+    require_program("chromedriver")
+    driver = open_chromium()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(chromium: WebDriver, served: Served) -> Page:
+    """The page, of the shared service."""
+    return Page(chromium, served.url)
 
 
 @pytest.fixture(params=["flask", "requests", "curl"])

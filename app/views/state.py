@@ -15,6 +15,7 @@ from app.service.watch import Watch
 from app.service.work import Service
 from app.views.answers import service
 from app.views.assets import Asset, answer
+from app.views.sentences import in_language
 from app.views.stream import fails_as
 from app.views.tasks import uploads
 
@@ -69,7 +70,9 @@ def state() -> Response:
         "tasks": tasks,
         "uploads": uploads(),
     }
-    response = answer(Asset("application/json", current_app.json.dumps(value).encode()))
+    response = answer(
+        Asset("application/json", current_app.json.dumps(in_language(value)).encode())
+    )
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 

@@ -44,6 +44,8 @@ export function diff(before, after) {
     ...changed(left.slice(start, left.length - end), right.slice(start, right.length - end)),
     ...left.slice(left.length - end).map(line => [" ", line]),
   ];
+  const hasChanged = all.some(([sign]) => sign !== " ");
+  if (!hasChanged) return [];
   const isNear = all.map((_, at) => all.slice(Math.max(0, at - CONTEXT), at + CONTEXT + 1).some(([sign]) => sign !== " "));
-  return all.flatMap((line, at) => isNear[at] ? [line] : isNear[at - 1] ? [["…", ""]] : []);
+  return all.flatMap((line, at) => isNear[at] ? [line] : isNear[at - 1] ?? true ? [["…", ""]] : []);
 }

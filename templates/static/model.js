@@ -2,6 +2,7 @@
 
 import { inFull, inSeconds, inSize } from "./dates.js";
 import { byId, icon, made } from "./dom.js";
+import { hasSeveralServers } from "./ollama.js";
 import { ask } from "./service.js";
 import { _, inShort, language } from "./text.js";
 
@@ -70,7 +71,7 @@ function createItem(create, facts, again) {
     made("div", { className: "small text-body-secondary num" }, [
       inFull(create.at), inSeconds(create.seconds), create.adapter === "merged" && _("adapter merged"),
       create.converted?.quantize, create.edited && _("Modelfile edited"), isEarlier && _("of an earlier upload"),
-      (create.servers ?? []).map(url => new URL(url).host).join(", "),
+      hasSeveralServers() && (create.servers ?? []).map(url => new URL(url).host).join(", "),
     ].filter(Boolean).join(" · ")),
     create.error && made("div", { className: "small error name" }, create.error),
     options.length > 0 && made("div", { className: "mt-1" }, ...options.map(([name, value]) =>
@@ -145,6 +146,12 @@ export function openPanel(facts, actions, again) {
   bootstrap.Offcanvas.getOrCreateInstance(byId("model-panel")).show();
   load(facts.model, again);
 }
+
+byId("model-panel").addEventListener("hidden.bs.offcanvas", () => {
+  if (document.activeElement !== document.body) return;
+  const names = [...document.querySelectorAll(".model-name")];
+  names.find(name => name.textContent === byId("panel-title").textContent)?.focus();
+});
 
 export function closePanel() {
   bootstrap.Offcanvas.getInstance(byId("model-panel"))?.hide();

@@ -6,14 +6,14 @@ let servers = [];
 
 const fullName = name => (name.includes(":", name.lastIndexOf("/") + 1) ? name : `${name}:latest`).toLowerCase();
 
-// What the servers have by that name, [{ url, model }]; the addresses of those of which it isn't
-// known; whether there are several servers.
+// What the servers have by that name, [{ url, model }]; the addresses of those that haven't said;
+// whether there are several servers.
 export function whereOnOllama(name) {
   const full = fullName(name);
   const places = servers.map(({ url, models = [] }) => ({ url, model: models.find(model => model.name.toLowerCase() === full) }));
   return {
     places: places.filter(({ model }) => model),
-    unknown: servers.filter(server => server.error).map(server => server.url),
+    unknown: servers.filter(server => !server.models).map(server => server.url),
     several: servers.length > 1,
   };
 }
