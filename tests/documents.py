@@ -23,6 +23,7 @@ NOT_RUN = {
     "make demo": ".ci/run runs it in a fresh checkout",
     ".venv/bin/model-handler serve": "serves until interrupted; as the fixture `served` does",
     "git clone <this repository>": "it has no address yet; `make run` is model-handler serve",
+    "OLLAMA_HOST=127.0.0.1:8000 ollama create": "Ollama's own program, which isn't here",
     "ollama run my-model": "Ollama's own program, which isn't here; the tests talk to its API",
     "make oracles ARGS=NAME": "wants torch and transformers; .ci/run has its tests",
     "cp deploy/systemd/* /etc/systemd/system/": "wants systemd; test_deploy_files checks the units",

@@ -1,5 +1,6 @@
 """What the service makes of Ollama's protocol: files by their digests, and models that are kept."""
 
+import errno
 import json
 import os
 import threading
@@ -12,10 +13,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
+from app.service.lines import Line
 from app.storage.blobs import SMALL_BYTES
 from app.storage.directory import Storage
 from app.storage.failures import UploadLocked
 from app.storage.names import stored_name
+from app.views.protocol.progress import Progress
 from tests.conftest import litter, show
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.standin import Standin
@@ -98,6 +101,17 @@ def test_a_file_is_here_once_it_came_and_once_it_is_stored(
     assert "Success" in sender.client.put("/models/upload/m.zip", data=zipped.read_bytes()).text
     assert sender.is_here(digest)
     assert sender.create("again", files={"b.gguf": digest}) == SUCCESS
+
+
+def test_a_filesystem_without_links(
+    sender: Sender, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert sender.create("mine", files={"b.gguf": sender.send(base)}) == SUCCESS
+    assert sender.names() == ["mine"]
 
 
 def test_a_file_expires(sender: Sender, base: Path) -> None:
@@ -286,4 +300,31 @@ def test_creates_are_tasks(sender: Sender, base: Path) -> None:
     assert [(task["state"], task["model"]) for task in tasks] == [
         ("failed", None),
         ("succeeded", "mine"),
+    ]
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("app.views.protocol.progress.time.monotonic", lambda: now[0])
+    progress, said = Progress(), []
+    for action, details in (
+        ("Hashing.", {"bytes": 1, "total_bytes": 2}),
+        ("Hashing.", {"bytes": 2, "total_bytes": 2}),
+        ("Merging.", {"bytes": 0, "total_bytes": 10}),
+        ("Merging.", {"bytes": 3, "total_bytes": 10}),
+        ("Merging.", {"bytes": 7, "total_bytes": 10}),
+        ("Pushing.", {"bytes": 1, "total_bytes": 10, "sha256": 64 * "a", "server": "one"}),
+        ("Pushing.", {"bytes": 1, "total_bytes": 10, "sha256": 64 * "a", "server": "two"}),
+        ("Pushing.", {"bytes": 4, "total_bytes": 10, "sha256": 64 * "a", "server": "one"}),
+        ("Ollama: x", {"ollama": {"status": "x", "total": 3, "own": 1}, "server": "one"}),
+        ("Ollama: success", {"ollama": {"status": "success"}, "server": "one"}),
+    ):
+        said.append(progress.line(Line(action, 0.5, details, verbose=True)))
+        now[0] += 0.8
+    merging = {"status": "merging adapter into model", "digest": 19 * "0", "total": 10}
+    pushing = {"status": "pushing aaaaaaaaaaaa", "digest": "sha256:" + 64 * "a", "total": 10}
+    assert [line for line in said if line] == [
+        {**merging, "completed": 7},
+        {**pushing, "completed": 4},
+        {"status": "x", "total": 3},
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import ollama
 import psutil
 import pytest
 import requests
@@ -320,3 +321,18 @@ def test_whether_it_runs(tmp_path: Path) -> None:
         assert client.get("/", headers={"Accept": "*/*"}).text.lower().startswith(body.lower())
         for accept in ({"Accept": "text/html,*/*"}, {}):
             assert client.get("/", headers=accept).text.lower().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("way", ["header", "environment"])
+def test_ollama_s_client_brings_the_key(
+    proxying: Served, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    upstream.answer = lambda handler: handler.say(
+        b'{"models": []}', Content_Type="application/json"
+    )
+    if way == "environment":
+        monkeypatch.setenv("OLLAMA_API_KEY", KEY)
+    with ollama.Client(proxying.url, headers=BY_KEY if way == "header" else {}) as client:
+        assert client.ps().models == []
+    assert [asked[1] for asked in upstream.asked] == ["/api/ps"]
+    assert "authorization" not in upstream.asked[0][2]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -130,10 +131,21 @@ class Staging:
         for said, sha256 in digests.items():
             name = names.add(said)
             path = self.folder / f"known-{len(self._known)}"
-            if sha256 not in found or not _link(*found[sha256], path):
+            if sha256 not in found:
                 raise ContentMissing([said])
-            size = found[sha256][1].size
+            source, entry = found[sha256]
+            size = entry.size
+            if not (_link(source, entry, path) or self._copied(source, entry, path)):
+                raise ContentMissing([said])
             self._known.append(Entry(name, size, Unpacked(path, size, size, 0, sha256)))
+
+    def _copied(self, source: Path, entry: StoredFile, target: Path) -> bool:
+        """Copy a file, on a filesystem without links; whether it still was what `entry` says."""
+        with suppress(FileNotFoundError):
+            self._require(entry.size)
+            shutil.copyfile(source, target)
+            return entry.matches(source.stat())
+        return False
 
     def add_text(self, name: str, text: str) -> None:
         """Have a small file, with that text, be part of the upload."""

@@ -24,14 +24,20 @@ _WITH_BARS = ("Pushing.", "Converting.", "Merging.")
 
 
 class Progress:
-    """Makes Ollama's lines of steps: its own ones, and of long work how far it is."""
+    """Makes Ollama's lines of steps: its own ones, and of long work how far it is; of what is done
+    on several servers, those of the first."""
 
     def __init__(self) -> None:
         self.last: dict[str, Any] = {}
         self._began: dict[str, float] = {}
+        self._server: Any = None
 
     def line(self, step: Line) -> dict[str, Any] | None:
         """The line to send for the step, if any. `success` isn't sent before all is done."""
+        server = step.details.get("server")
+        self._server = self._server or server
+        if server != self._server and server is not None:
+            return None
         said = step.details.get("ollama")
         line = _of_ollama(said) if isinstance(said, dict) else self._of_work(step)
         self.last = line or self.last
