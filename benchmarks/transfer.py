@@ -127,7 +127,7 @@ def _uploads(folder: Path, url: str, stored: Path, deflated: Path, runs: int) ->
     plain_folder.mkdir()
     os.environ["PLAIN_FOLDER"] = str(plain_folder)
     with serve(folder / "unused", url, command=PLAIN) as plain:
-        ways = [("form", _form), ("raw", _raw)]
+        ways = [("form", _form), ("raw", put)]
         for _ in range(runs):
             times.add("floor", lambda: _floor(stored, folder / "floor"))
             shutil.rmtree(folder / "floor")
@@ -139,7 +139,7 @@ def _uploads(folder: Path, url: str, stored: Path, deflated: Path, runs: int) ->
             times.add("unzip", lambda: _unzip(deflated, folder / "unzipped"))
             shutil.rmtree(folder / "unzipped")
             times.add("inflate", lambda: _inflate(deflated))
-            times.add("deflated", lambda: _raw(url, deflated))
+            times.add("deflated", lambda: put(url, deflated))
     floor = times.median("floor")
     row("floor: read, crc, sha256, write, sync", floor, size)
     for name, aim in (("form", "<= 1.5 floors"), ("raw", "<= 1.25 floors"), ("plain", "")):
@@ -174,17 +174,17 @@ def _floor(path: Path, folder: Path) -> None:
             assert crc == info.CRC
 
 
-def _curl(*arguments: str) -> str:
+def curl(*arguments: str) -> str:
     command = ("curl", "--fail", "--silent", "--show-error", *arguments)
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _form(url: str, path: Path) -> None:
-    _curl("-F", f"Model=@{path}", f"{url}/models/upload/")
+    curl("-F", f"Model=@{path}", f"{url}/models/upload/")
 
 
-def _raw(url: str, path: Path) -> None:
-    lines = _curl("-T", str(path), f"{url}/models/upload/").splitlines()
+def put(url: str, path: Path) -> None:
+    lines = curl("-T", str(path), f"{url}/models/upload/").splitlines()
     assert json.loads(lines[-1])["status"] == 200, lines
 
 
@@ -257,7 +257,7 @@ def _push(folder: Path, blob: Path, runs: int) -> None:
             times.add(
                 "push", lambda: Ollama(url, 10, 600).push_blob(blob, "0" * 64, lambda _: None)
             )
-            times.add("curl", lambda: _curl("-X", "POST", "-T", str(blob), f"{url}/api/blobs/x"))
+            times.add("curl", lambda: curl("-X", "POST", "-T", str(blob), f"{url}/api/blobs/x"))
     ratio = times.median("push") / times.median("curl")
     row("curl -T of a blob to a sink", times.median("curl"), size)
     row("push of that blob", times.median("push"), size, ratio, "<= 1")
@@ -298,7 +298,7 @@ def serve_sink() -> None:
             connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
 
 
-def _ballast(folder: Path, name: str, gigabytes: float) -> Path:
+def ballast(folder: Path, name: str, gigabytes: float) -> Path:
     """A zip of a small model and so many bytes that don't compress."""
     path, base = folder / f"{name}.zip", write_base(folder / "small.gguf")
     noise = os.urandom(64 * BLOCK)
@@ -313,8 +313,8 @@ def _ballast(folder: Path, name: str, gigabytes: float) -> Path:
 def _memory(folder: Path, ollama: str, large: float) -> None:
     peaks = {}
     for name, size in (("small", 0.2), ("large", large)):
-        path = _ballast(folder, name, size)
-        for way, send in (("form", _form), ("raw", _raw)):
+        path = ballast(folder, name, size)
+        for way, send in (("form", _form), ("raw", put)):
             with serve(folder / "memory", ollama) as service:
                 send(service.url, path)
                 status = Path(f"/proc/{_worker(service.process.pid).pid}/status").read_text()
@@ -329,8 +329,8 @@ def _memory(folder: Path, ollama: str, large: float) -> None:
 
 
 def _at_once(folder: Path, ollama: str, gigabytes: float, runs: int) -> None:
-    one = _ballast(folder, "one", gigabytes)
-    eighth = _ballast(folder, "eighth", gigabytes / 8)
+    one = ballast(folder, "one", gigabytes)
+    eighth = ballast(folder, "eighth", gigabytes / 8)
     eight = [folder / f"eighth-{number}.zip" for number in range(8)]
     for path in eight:
         os.link(eighth, path)
@@ -338,14 +338,14 @@ def _at_once(folder: Path, ollama: str, gigabytes: float, runs: int) -> None:
     with serve(folder / "at-once", ollama) as service:
 
         def send_all() -> None:
-            sending = [threading.Thread(target=_raw, args=(service.url, path)) for path in eight]
+            sending = [threading.Thread(target=put, args=(service.url, path)) for path in eight]
             for thread in sending:
                 thread.start()
             for thread in sending:
                 thread.join()
 
         for _ in range(runs):
-            times.add("one", lambda: _raw(service.url, one))
+            times.add("one", lambda: put(service.url, one))
             with _watched(service.url, waits):
                 times.add("eight", send_all)
     size, small = one.stat().st_size, 8 * eighth.stat().st_size
