@@ -36,8 +36,9 @@ def leave_removed(storage: Storage) -> Path:
 
 
 def leave_upload(storage: Storage) -> Path:
-    uploads = Storage(storage.folder, upload_lifetime=-1).uploads
-    return leave(storage.state_folder / "uploads" / uploads.create(100, {}).id / "entry-0")
+    folder = storage.state_folder / "uploads" / storage.uploads.create(100, {}).id
+    os.utime(folder / "journal", (1, 1))
+    return leave(folder / "entry-0")
 
 
 def leave_blob(storage: Storage) -> Path:

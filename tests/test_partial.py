@@ -13,6 +13,7 @@ from zipfile import ZIP_DEFLATED
 import pytest
 from gunicorn.http.errors import NoMoreData
 
+from app.archive.journal import NAME as JOURNAL
 from app.archive.limits import ArchiveError
 from app.connection import TooSlow
 from app.storage import partial
@@ -193,8 +194,8 @@ def test_an_upload_that_is_not_whole_is_not_used(storage: Storage, zipped: bytes
 def test_nothing_is_left_of_a_removed_or_expired_upload(storage: Storage, zipped: bytes) -> None:
     removed, expired = begin(storage, zipped), begin(storage, zipped)
     storage.uploads.remove(removed.id)
-    storage.uploads.lifetime = -1
     storage.uploads.append(expired.id, 0, [zipped[:1000]])
+    os.utime(storage.state_folder / "uploads" / expired.id / JOURNAL, (1, 1))
     with pytest.raises(NoSuchUpload):
         storage.uploads.get(expired.id)
     assert storage.uploads.all() == []

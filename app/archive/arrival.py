@@ -8,6 +8,7 @@ and checks what was unpacked against it; until then, nothing that was unpacked h
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import BinaryIO, Self, cast
@@ -101,7 +102,7 @@ class Arrival:
         self._reading = self._read()
         self._failure: BaseException | None = None
         self._saved = State()
-        self._saved_entries = self._synced_entries = 0
+        self._saved_entries = self._synced_entries = self._synced_raw = 0
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -258,17 +259,22 @@ class Arrival:
             is_finished=is_finished,
             entries=entries,
         )
-        self._writer.submit(self._sync, state, written, output.hashed if output else None)
+        syncs = [partial(sync, path) for path in written]
+        if output:
+            syncs.append(partial(HashedFile.sync, output.hashed))
+        if self._raw.kept > self._synced_raw:
+            syncs.append(partial(os.fdatasync, self._raw_file.fileno()))
+            self._synced_raw = self._raw.kept
+        if state.files > self._saved.files:
+            syncs.append(partial(sync, self._folder))
+        self._writer.submit(self._sync, state, syncs)
         self._saved = state
 
-    def _sync(self, state: State, written: list[Path], file: HashedFile | None) -> None:
+    def _sync(self, state: State, syncs: list[Callable[[], None]]) -> None:
+        """Have on the disk what was written since the last state, and then this one."""
         assert self._journal is not None
-        for path in written:
-            sync(path)
-        if file:
-            file.sync()
-        os.fdatasync(self._raw_file.fileno())
-        sync(self._folder)
+        for wait in syncs:
+            wait()
         self._journal.add(state)
         for entry in state.entries if self._is_zip else ():
             release(self._raw_file.fileno(), entry.data, entry.compressed_size)
@@ -289,6 +295,7 @@ class Arrival:
         for number in range(intake.files, state.files):
             intake.kept[number] = (self._folder / f"entry-{number}").stat().st_size
         raw.at, raw.kept = state.offset if state.is_finished else state.boundary, state.offset
+        self._synced_raw = raw.kept
         for block in () if state.is_finished else self._arrived(state):
             raw.add(block)
             self._advance()

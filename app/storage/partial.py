@@ -123,7 +123,7 @@ class PartialUploads:
         """The upload of that id. Raises NoSuchUpload."""
         folder = self._path(upload_id)
         try:
-            upload = _read_info(folder)
+            upload = self._read(folder)
             if upload.id == upload_id and time.time() < upload.expires:
                 return upload
         except (OSError, ValueError, TypeError, KeyError):
@@ -170,14 +170,9 @@ class PartialUploads:
             except Exception:
                 self._remove(upload_id)
                 raise
-            upload = _read_info(folder)
-            renewed = {**vars(upload), "expires": time.time() + self.lifetime}
-            upload = PartialUpload(**renewed)
-            with suppress(OSError):
-                _write_info(folder, upload)
             if failure:
                 raise failure
-            return upload
+            return self._read(folder)
 
     def remove(self, upload_id: str) -> None:
         """Remove an upload and all that has come of it. Raises NoSuchUpload and UploadLocked."""
@@ -269,11 +264,19 @@ class PartialUploads:
         """Whether the upload has expired; where its info can't be read, by its folder's time."""
         folder = self._path(upload_id)
         try:
-            return time.time() >= _read_info(folder).expires
+            return time.time() >= self._read(folder).expires
         except (OSError, ValueError, TypeError, KeyError):
             with suppress(OSError):
                 return time.time() - folder.stat().st_mtime > self.lifetime
             return False
+
+    def _read(self, folder: Path) -> PartialUpload:
+        """The upload in `folder`; its journal was written to when bytes came last. Raises OSError,
+        and others where what stands there is damaged."""
+        journal = folder / JOURNAL
+        expires = journal.stat().st_mtime + self.lifetime
+        about = json.loads((folder / INFO).read_bytes())
+        return PartialUpload(**{**about, "expires": expires, "offset": _offset(journal)})
 
     def _ids(self) -> list[str]:
         with suppress(FileNotFoundError):
@@ -390,13 +393,8 @@ def _checked(path: Path, blocks: Iterable[bytes], checksum: Checksum) -> Iterato
 
 
 def _write_info(folder: Path, upload: PartialUpload) -> None:
-    info = {key: value for key, value in asdict(upload).items() if key != "offset"}
+    info = {key: value for key, value in asdict(upload).items() if key not in ("offset", "expires")}
     write_whole(folder / INFO, json.dumps(info).encode())
-
-
-def _read_info(folder: Path) -> PartialUpload:
-    upload = PartialUpload(**json.loads((folder / INFO).read_bytes()))
-    return PartialUpload(**{**vars(upload), "offset": _offset(folder / JOURNAL)})
 
 
 def _offset(journal: Path) -> int:
