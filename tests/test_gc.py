@@ -3,17 +3,21 @@
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 from click.testing import CliRunner
 
+from app import create_app
 from app.commands import main
 from app.service.conversion import METHOD
 from app.storage.directory import Storage
-from app.storage.garbage import Garbage, collect
+from app.storage.garbage import REMOVED, Garbage, collect
+from tests.callers import FlaskCaller
 from tests.conftest import Zips, litter
 from tests.serving import Served
 
@@ -81,7 +85,7 @@ def storage(models_dir: Path) -> Storage:
     ("left", "said"),
     [
         (leave_staging, "What a task that was killed has left"),
-        (leave_removed, "What was removed while it was read"),
+        (leave_removed, REMOVED),
         (leave_upload, "Partial upload"),
         (leave_blob, "Blob that no model was made of, sha256-000000000000, last changed on 1970"),
         (leave_earlier, "of an earlier version"),
@@ -183,6 +187,37 @@ def test_gc_beside_a_running_service(
     made = requests.post(f"{served.url}/models/create/", json=fields, timeout=60)
     assert '"Success create model"' in made.text
     assert kept.exists()
+    assert not litter(models_dir)
+
+
+@pytest.mark.parametrize("ollama_version", ["0.34.1"])
+def test_gc_again_and_again_takes_nothing_from_tasks(
+    models_dir: Path, ollama: str, zips: Zips, new_name: str
+) -> None:
+    """Uploads, partial ones too, merges and deletions all succeed while it runs beside them."""
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": ollama})
+    other = Storage(models_dir)
+    ended, rounds = threading.Event(), 0
+
+    def collect_all() -> None:
+        nonlocal rounds
+        while not ended.is_set():
+            gone = {garbage.what for garbage in collect(other, METHOD) if garbage.is_gone}
+            assert gone <= {REMOVED}  # what a deletion was about to free
+            rounds += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        collecting = pool.submit(collect_all)
+        caller = FlaskCaller(app.test_client())
+        for _ in range(4):
+            fields = [("model_name_on_ollama", new_name), ("Model", zips.both)]
+            assert caller.send_form("/models/deploy/", fields).last["status"] == 200
+            upload = Storage(models_dir).uploads.create(5, {"filename": "m.zip"})
+            assert other.uploads.get(upload.id).offset == 0
+            assert caller.send_json("DELETE", "/models/", {"model": "tiny_lora"}).status == 200
+        ended.set()
+        collecting.result(60)
+    assert rounds
     assert not litter(models_dir)
 
 

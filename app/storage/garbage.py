@@ -13,6 +13,8 @@ from app.storage.disk import freed_bytes, locked
 from app.storage.failures import Busy, NoSuchModel
 from app.storage.model import Model
 
+REMOVED = "What was removed, and is read no more"
+
 
 @dataclass(frozen=True)
 class Garbage:
@@ -46,7 +48,7 @@ def _leftovers(storage: Storage) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for name, what in (
         ("staging", "What a task that was killed has left"),
-        ("removed", "What was removed while it was read"),
+        ("removed", REMOVED),
     ):
         folder = storage.state_folder / name
         # A task that begins has its folder's lock by the time that this one is had.
