@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gunicorn.util import parse_address
+
 from app.ollama.address import ollama_url
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
 from app.planning.spelling import nearest
@@ -60,6 +62,17 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ValueError("takes a whole number above 0")
     return int(text)
+
+
+def _address(text: str) -> str:
+    takes = "takes HOST:PORT or unix:PATH"
+    try:
+        address = parse_address(text)
+    except RuntimeError as error:
+        raise ValueError(f"{takes}; {str(error).rstrip('.')}") from error
+    if isinstance(address, tuple) and not 0 <= address[1] <= 65535:
+        raise ValueError(f"{takes}; {address[1]} is not a valid port number")
+    return text
 
 
 def _number(text: str) -> int:
@@ -237,7 +250,7 @@ SETTINGS = (
     Setting(
         "SILENCE_TIMEOUT", _count, "900", "Seconds that Ollama may stay silent within an answer."
     ),
-    Setting("BIND", str, "127.0.0.1:8000", "The address and port that gunicorn listens on."),
+    Setting("BIND", _address, "127.0.0.1:8000", "The address and port that gunicorn listens on."),
     Setting("LOG_FORMAT", _log_format, "text", "How the log's lines are written: text or json."),
     Setting("WORKERS", _count, "1", "gunicorn's worker processes."),
     Setting("THREADS", _count, "32", "Requests that one worker process serves at once."),

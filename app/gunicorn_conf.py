@@ -1,12 +1,27 @@
 """gunicorn's settings."""
 
 import os
+import sys
+from typing import Any, NoReturn
 
-from app.config import from_environ
+from gunicorn import systemd
+
+from app.config import SettingError, from_environ
 from app.metrics import forget_process, share_between_processes
+from app.start import check_address, check_folders, say_what_is_served, say_which_ollamas
 from app.worker import Worker, bounds
 
-_settings = from_environ(os.environ)
+
+def _refuse(error: SettingError) -> NoReturn:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    _settings = from_environ(os.environ)
+    check_folders(_settings)
+except SettingError as error:
+    _refuse(error)
 
 _FORMATTERS = {
     "json": {"()": "app.logs.JSONFormatter"},
@@ -45,9 +60,32 @@ logconfig_dict = {
 control_socket_disable = True
 
 
-def on_starting(server: object) -> None:
-    """Count over all workers, which are forked from here."""
+def on_starting(server: Any) -> None:
+    """Refuse an address where nobody can listen; count over all workers, which are forked from
+    here."""
+    config = server.cfg
+    is_open = server.master_pid or systemd.listen_fds(unset_environment=False)
+    try:
+        for text, address in () if is_open else zip(config.bind, config.address, strict=True):
+            source = "MODEL_HANDLER_BIND" if text == bind else "--bind"
+            check_address(text, address, source)
+    except SettingError as error:
+        _refuse(error)
     share_between_processes()
+
+
+def when_ready(server: Any) -> None:
+    """Say what is served, and where."""
+    not_applied = []
+    if server.systemd and os.environ.get("MODEL_HANDLER_BIND"):
+        not_applied.append("MODEL_HANDLER_BIND")
+    say_what_is_served(_settings, map(str, server.LISTENERS), not_applied)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Say, once, which Ollama servers there are; nothing waits for them."""
+    if worker.age == 1:
+        say_which_ollamas(worker.wsgi.extensions["service"].ollamas())
 
 
 def child_exit(server: object, worker: Worker) -> None:
