@@ -3,6 +3,7 @@ has dropped: the packages `ollama` of PyPI and of npm, through gunicorn and thro
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import pytest
 import requests
 
 from app.formats.gguf import open_header
+from app.modelfile import grammar
+from tests import go_client
 from tests.adapter_files import adapter
 from tests.conftest import litter
 from tests.gguf_files import write_base, write_lora
@@ -380,3 +383,53 @@ def asking(
         start = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n"
         connection.sendall(start.encode() + body)
         yield connection
+
+
+@dataclass(frozen=True)
+class Command:
+    """A Modelfile for `ollama create`, and the GGUF that comes of it."""
+
+    modelfile: str
+    quantization: str = "F32"
+    is_merged: bool = False
+    flags: dict[str, str] = field(default_factory=dict)
+
+
+COMMANDS = {
+    "a file": Command("FROM ./base.gguf\nSYSTEM Be brief.\nPARAMETER stop a\nPARAMETER stop b"),
+    "a file and an adapter": Command(
+        "FROM ./base.gguf\nADAPTER ./lora.gguf\nMESSAGE user hi", is_merged=True
+    ),
+    "a folder and its adapter's": Command(
+        'FROM ./trained\nADAPTER ./peft\nTEMPLATE """{{ .Prompt }}\n"""\nLICENSE a\nLICENSE b',
+        *("Q4_K_M", True, {"quantize": "q4_K_M"}),
+    ),
+    "an adapter for a model": Command("FROM stored\nADAPTER lora.gguf", is_merged=True),
+    "a folder of a GGUF with configs": Command("FROM ./folder"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_ollama_s_command_sends(
+    place: Place, files: dict[str, Path], python: Python, tmp_path: Path, name: str
+) -> None:
+    folders = {"trained": TRAINED, "peft": PEFT, "folder": ("base", "config.json")}
+    for folder, names in folders.items():
+        (tmp_path / folder).mkdir()
+        for each in names:
+            shutil.copy(files[each], tmp_path / folder / NAMES.get(each, each))
+    (tmp_path / "trained" / "generation_config.json").write_text("{}")
+    (tmp_path / "trained" / "special_tokens_map.json").write_text("{}")
+    for each in ("base", "lora"):
+        shutil.copy(files[each], tmp_path / NAMES[each])
+    command, model = COMMANDS[name], f"command-{name.replace(' ', '-').replace(chr(39), '')}"
+    lines = go_client.create(place.url, tmp_path, model, command.modelfile, **command.flags)
+    assert json.loads(lines[-1]) == {"status": "success"}, lines
+    case = Case(quantization=command.quantization, is_merged=command.is_merged)
+    check(place, model, case)
+    said = grammar.parse(command.modelfile)
+    sent = place.sent(model)
+    assert sent.get("system") == said.system
+    assert sent.get("template") == said.template
+    assert sent.get("parameters", {}) == grammar.merge_parameters(said.parameters, {})
+    assert tuple(sent.get("license", ())) == said.license

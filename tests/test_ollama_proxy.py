@@ -123,6 +123,7 @@ def test_a_request_arrives_as_it_was_sent(proxying: Served, upstream: Upstream) 
     )
     assert (said.status_code, said.content, said.headers["X-Mine"]) == (418, b"no such", "yes")
     assert "X-Hop" not in said.headers
+    assert "," not in said.headers["Server"]
     ((method, path, sent),) = upstream.asked
     assert (method, path) == ("POST", "/api/show%20x?a=%2F&b")
     assert (sent["x-own"], sent["accept"], sent["content-length"]) == ("kept", "text/x", "14")
@@ -336,3 +337,20 @@ def test_ollama_s_client_brings_the_key(
         assert client.ps().models == []
     assert [asked[1] for asked in upstream.asked] == ["/api/ps"]
     assert "authorization" not in upstream.asked[0][2]
+
+
+def test_pages_of_allowed_origins_may_use_openai_s_library(tmp_path: Path) -> None:
+    origin = "https://console.example"
+    settings = {"MODELS_DIR": tmp_path, "OLLAMA_HOST": "127.0.0.1:9", "OLLAMA_PROXY": "1"}
+    client = create_app({**settings, "API_KEY": KEY, "ALLOWED_ORIGINS": origin}).test_client()
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,x-stainless-os",
+    }
+    for path in ("/v1/chat/completions", "/api/create"):
+        answer = client.options(path, headers={"Origin": origin, **asked})
+        assert answer.status_code in (200, 204)
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert "x-stainless-os" in answer.headers["Access-Control-Allow-Headers"]
+        foreign = client.options(path, headers={"Origin": "https://evil.example", **asked})
+        assert "Access-Control-Allow-Origin" not in foreign.headers

@@ -37,8 +37,12 @@ def looked_at(
         weights = [name for name in sorted(given) if _is_gguf(name, given[name], found)]
         if are_adapters and len(weights) > 1:
             raise Refused("only one adapter is currently supported")
+        seen: dict[str, str] = {}
         for name in weights:
             yield "parsing GGUF"
+            same = seen.setdefault(given[name], name)
+            if same != name:
+                raise Refused(f"{name} is the same file as {same}. Send it once.")
             _check_gguf(name, _require(given[name], found))
         for digest in given.values():
             _require(digest, found)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from app.archive.arrival import Arrival
 from app.archive.decoder import Unpacked
 from app.archive.intake import OnFile
-from app.archive.limits import ArchiveError
+from app.archive.limits import ArchiveError, check_count
 from app.archive.names import Names, is_own
 from app.archive.reader import Archive, Entry
 from app.archive.several import SeveralFiles
@@ -124,8 +124,10 @@ class Staging:
         """Have the files of these names be part of the upload: each the content of a sha256 (hex)
         that is here, a blob's or a stored model's.
 
-        Raises ContentMissing for those that aren't, ArchiveError for a name that could go astray.
+        Raises ContentMissing for those that aren't, ArchiveError for too many and for a name that
+        could go astray.
         """
+        check_count(len(digests), self._storage.limits)
         found = self._storage.blobs.find_all(digests.values())
         names = Names(self._storage.limits)
         for said, sha256 in digests.items():

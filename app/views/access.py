@@ -113,7 +113,10 @@ def harden(response: Response) -> Response:
         headers["Access-Control-Expose-Headers"] = CORS_SHOWN
         if "Access-Control-Request-Method" in request.headers:
             headers["Access-Control-Allow-Methods"] = CORS_METHODS
-            headers["Access-Control-Allow-Headers"] = CORS_HEADERS
+            asked = request.headers.get("Access-Control-Request-Headers")
+            headers["Access-Control-Allow-Headers"] = (
+                asked if asked and is_ollamas(request) else CORS_HEADERS
+            )
             headers["Access-Control-Max-Age"] = str(CORS_SECONDS)
     return response
 

@@ -21,6 +21,7 @@ from app.views.stream import GONE, client_is_there
 RUNNING = "Ollama is running"
 # Set anew for the server, or answered here already.
 _NOT_SENT_ON = frozenset(("host", "content-length", "expect", "origin", "cookie", "x-api-key"))
+_OWN_TO_SAY = ("access-control-", "date", "server")
 _SET_BY_REQUESTS = ("User-Agent", "Accept", "Accept-Encoding")
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def _passed() -> Response:
     response = Response(stream_with_context(_until_the_end(passage)), head.status)
     response.headers.clear()
     for name, value in head.headers:
-        if not name.lower().startswith("access-control-"):
+        if not name.lower().startswith(_OWN_TO_SAY):
             response.headers.add(name, value)
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(passage.close)
