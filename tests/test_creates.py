@@ -78,6 +78,26 @@ def test_a_create_that_failed_is_kept_with_its_reason(
     assert "disk on fire" in kept["error"]
 
 
+@pytest.mark.parametrize(
+    ("modelfile", "line"),
+    [
+        ("{pair}TEMPLATE {{{{ .Prompt", 3),
+        ('{pair}SYSTEM Hi\nTEMPLATE """a\nb\n{{{{ nothing }}}}"""\n', 6),
+        ('TEMPLATE x\n{pair}TEMPLATE """\n{{{{ if }}}}"""', 5),
+    ],
+)
+def test_the_line_that_ollama_refuses_in_a_template(
+    caller: FlaskCaller, modelfile: str, line: int
+) -> None:
+    pair = "FROM ./base.gguf\nADAPTER ./lora.gguf\n"
+    text = modelfile.format(pair=pair)
+    sent = {"model": "tiny_lora", "model_name_on_ollama": "x", "modelfile": text}
+    last = caller.send_json("POST", "/models/create/?verbose=1", sent).last
+    assert "template: :" in last["details"]["error"]
+    assert last["details"]["line"] == line
+    assert history(caller)[0]["line"] == line
+
+
 def test_a_create_that_was_left_is_kept_as_stopped(caller: FlaskCaller, app: Flask) -> None:
     client = app.test_client()
     fields = {"model": "tiny_lora", "model_name_on_ollama": "x"}

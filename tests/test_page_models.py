@@ -220,11 +220,31 @@ def test_what_was_typed_is_kept_until_it_is_taken_back(
     page.driver.refresh()
     open_create(page)
     page.wait_for("#draft-said", "which were kept")
+    page.wait_for("#modelfile-said", "disk on fire")
     assert "SYSTEM You are terse." in str(page.find("#modelfile").get_attribute("value"))
     page.click("#reset-modelfile")
     assert "SYSTEM" not in str(page.find("#modelfile").get_attribute("value"))
     page.click("#show-changes")
     assert page.find("#modelfile-changes").text == "Nothing has been changed."
+
+
+def test_a_template_that_ollama_refuses_is_marked_and_one_that_it_takes_is_no_draft(
+    page: Page, served: Served, zips: Zips
+) -> None:
+    upload(served, zips.base)
+    reload(page, 1)
+    open_create(page)
+    page.find("#modelfile").send_keys('\nTEMPLATE """a\n{{ nothing }}"""')
+    page.click("#create-dialog [value=yes]")
+    page.wait_for("#said", "template: :2:")
+    open_create(page)
+    page.wait_for("#modelfile-said", "template: :2:")
+    assert page.run_script(f"return {MARKED}") == 4
+    page.find("#modelfile").send_keys(Keys.BACKSPACE * len('nothing }}"""') + '.Prompt }}"""')
+    page.click("#create-dialog [value=yes]")
+    page.wait_for("#said", "is on Ollama")
+    open_create(page)
+    page.wait_until("!document.getElementById('modelfile').value.includes('TEMPLATE')")
 
 
 DIFFS = """

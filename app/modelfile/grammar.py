@@ -57,6 +57,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 # The longer quotes first, for both begin alike.
 _CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('"""', '"')}
 
+_TEMPLATE_ERROR = re.compile(r"\btemplate: [^:\s]*:(\d{1,6})(?::\d{1,6})?: ")
+
 SAID_ONCE = ("template", "system", "renderer", "parser", "requires")
 
 
@@ -99,6 +101,15 @@ class Modelfile:
         return ModelfileError(
             sentence, _line_at(self.text, starts[index]) if index < len(starts) else None
         )
+
+    def line_of_template_error(self, words: str) -> int | None:
+        """The line that Ollama's words are about where they are of Go's text/template, which counts
+        from the first line of TEMPLATE's value: `template: <name>:<line>: <reason>`."""
+        match = _TEMPLATE_ERROR.search(words)
+        starts = self.starts.get("template")
+        if match is None or not starts:
+            return None
+        return _line_at(self.text, starts[-1]) + int(match[1]) - 1
 
 
 def parse(text: str) -> Modelfile:

@@ -53,10 +53,11 @@ class OllamaError(Exception):
     """Ollama can't be reached, or refused or broke off the work; carries its own words.
 
     `words` are those alone, and `answered` is the HTTP status that came with them, where it has
-    refused something.
+    refused something; `line` is that of the Modelfile which they are about, where that is known.
     """
 
     hint: str | None = None
+    line: int | None = None
     words: str | None = None
     answered: int | None = None
 

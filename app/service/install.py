@@ -121,13 +121,14 @@ class Installation:
         """What is known of this create, to be added to; kept with the model at the end."""
         plan = next(plan for _, plan in self.targets.servers.values())
         create: dict[str, Any] = {"model_name_on_ollama": self.new_name, "servers": []}
-        started, state, error = time.monotonic(), "stopped", None
+        started, state, error, line = time.monotonic(), "stopped", None, None
         try:
             yield create
             state = "succeeded"
         except Exception as failure:
             state = "failed"
             error = str(failure) if isinstance(failure, SAID_PLAINLY) else None
+            line = getattr(failure, "line", None)
             raise
         finally:
             ended = {
@@ -136,6 +137,7 @@ class Installation:
                 "seconds": round(time.monotonic() - started, 1),
                 "state": state,
                 "error": error,
+                "line": line,
                 "uploaded_at": self.model.manifest().facts.get("created_at"),
                 "options": self.options.stated(),
                 "modelfile": plan.modelfile.text,
@@ -269,11 +271,15 @@ class Installation:
         server, plan = self.targets.servers[url]
         body = plan.request(self.new_name)
         try:
-            server.create(body, say)
-        except BlobMissing:
-            # Another client's create or delete may remove a blob at any time.
-            self._push(url, report)
-            server.create(body, say)
+            try:
+                server.create(body, say)
+            except BlobMissing:
+                # Another client's create or delete may remove a blob at any time.
+                self._push(url, report)
+                server.create(body, say)
+        except OllamaError as error:
+            error.line = plan.modelfile.line_of_template_error(str(error))
+            raise
         if plan.adapters and not has_adapter(server.show(self.new_name)):
             raise OllamaError(f"Ollama made {self.new_name!r} without its adapter.")
 

@@ -7,7 +7,7 @@ import { byId } from "./dom.js";
 import { changes, edit, mark, reset } from "./editor.js";
 import { pathOf } from "./model.js";
 import { whereOnOllama } from "./places.js";
-import { askJson } from "./service.js";
+import { ask, askJson } from "./service.js";
 import { _, inName } from "./text.js";
 
 const CHECK_MS = 500;
@@ -69,7 +69,22 @@ function checkSoon() {
   }, CHECK_MS);
 }
 
-async function load(text) {
+// What came of the last create, if it was with this very Modelfile.
+async function fateOf(text) {
+  const answer = await ask(`${pathOf(facts.model)}/?verbose=1`);
+  const [last] = answer.ok ? (await answer.json()).creates : [];
+  return last?.modelfile === text ? last : null;
+}
+
+// A draft that Ollama has taken is one no longer; what it has refused is said again.
+async function resume(draft) {
+  const fate = await fateOf(draft);
+  if (fate?.state !== "succeeded") return load(draft, fate?.state === "failed" ? fate : null);
+  sessionStorage.removeItem(draftOf(facts.model));
+  return load(null);
+}
+
+async function load(text, fate = null) {
   const number = ++asked;
   say();
   const { system, template, parameters, license, modelfile_template: family } = earlier;
@@ -81,6 +96,7 @@ async function load(text) {
   edit(text || served, served);
   sayDraft(text && text !== served ? _("With your changes, which were kept.") : "");
   if (!answer.ok) say(JSON.parse(rendered).message.details);
+  else if (fate) say(fate);
   else if (text) say(await problem() ?? {});
 }
 
@@ -97,7 +113,8 @@ export function create(model, again = null) {
   edit("");
   dialog.showModal();
   const draft = sessionStorage.getItem(draftOf(facts.model));
-  load(again?.edited ? again.modelfile : draft).catch(() => say({ error: _("The connection was lost.") }));
+  const loading = again?.edited ? load(again.modelfile, again) : draft ? resume(draft) : load(null);
+  loading.catch(() => say({ error: _("The connection was lost.") }));
 }
 
 function send() {

@@ -11,7 +11,6 @@ const MARKS = {
   failed: ["x-circle-fill", "text-danger", _("failed")],
   stopped: ["pause-circle-fill", "careful", _("stopped")],
 };
-const DIGEST_SHOWN = 12;
 let asked = 0;
 
 export const pathOf = model => `/models/${encodeURIComponent(model)}`;
@@ -47,8 +46,8 @@ function fileItem({ name, kind, size, sha256 }) {
   return made("li", {},
     made("span", { className: "name" }, made("bdi", {}, name), " ", kind !== "other" && tag(kind)),
     made("span", { className: "num text-nowrap" }, inSize(size)),
-    made("code", { className: "digest small text-body-secondary", title: sha256 ?? "" },
-      sha256 ? `sha256:${sha256.slice(0, DIGEST_SHOWN)}…` : _("digest not known yet")));
+    made("code", { className: "digest small text-body-secondary" },
+      sha256 ? `sha256:${sha256}` : _("digest not known yet")));
 }
 
 function problemList(problems) {

@@ -3,19 +3,23 @@
 import { on } from "./feed.js";
 
 let servers = [];
+let known = new Map();  // by full name: where it is
 
 const fullName = name => (name.includes(":", name.lastIndexOf("/") + 1) ? name : `${name}:latest`).toLowerCase();
 
 // What the servers have by that name, [{ url, model }]; the addresses of those that haven't said;
 // whether there are several servers.
 export function whereOnOllama(name) {
-  const full = fullName(name);
-  const places = servers.map(({ url, models = [] }) => ({ url, model: models.find(model => model.name.toLowerCase() === full) }));
   return {
-    places: places.filter(({ model }) => model),
+    places: known.get(fullName(name)) ?? [],
     unknown: servers.filter(server => !server.models).map(server => server.url),
     several: servers.length > 1,
   };
 }
 
-on("servers", found => servers = found);
+on("servers", found => {
+  servers = found;
+  known = Map.groupBy(
+    servers.flatMap(({ url, models = [] }) => models.map(model => ({ url, model }))),
+    ({ model }) => model.name.toLowerCase());
+});
