@@ -1,9 +1,15 @@
 """The description is true: it has every route and nothing else, and answers are as it says."""
 
+import html
+import os
 import re
+import subprocess
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +20,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app import create_app
-from app.views.openapi import description
-from tests.conftest import Zips
+from app.views.examples import EXAMPLES, LINES
+from app.views.openapi import WHY, description
+from tests.callers import FlaskCaller
+from tests.conftest import Zips, require_program
+from tests.serving import Served
 from tests.standin import Standin
 
 
@@ -78,3 +87,84 @@ def test_answers_are_as_described(api: Any, path: str, method: str) -> None:
         case.call_and_validate(checks=CHECKS, headers=UNPACKED)
 
     call()
+
+
+def routes() -> list[str]:
+    return [
+        f"{method.upper()} {path}"
+        for path, item in description()["paths"].items()
+        for method in item
+        if method != "parameters"
+    ]
+
+
+def test_each_route_has_an_example_that_works(
+    served: Served, standin: Standin, zips: Zips, tmp_path: Path
+) -> None:
+    require_program("curl")
+    assert set(EXAMPLES) == set(routes())
+    (tmp_path / "my_model.zip").write_bytes(zips.both.read_bytes())
+    with zipfile.ZipFile(zips.both) as archive:
+        archive.extract("base.gguf", tmp_path)
+    environ = {**os.environ, "service": served.url}
+    tasks = requests.get(f"{served.url}/tasks/", timeout=30).json()["tasks"]
+    for route, source in EXAMPLES.items():
+        environ["task"] = tasks[0]["task_uuid"] if tasks else ""
+        code = re.sub(r"\bcurl\b", "curl -sS --fail-with-body", source)
+        result = subprocess.run(
+            ["bash", "-ec", code], cwd=tmp_path, env=environ, capture_output=True, timeout=60
+        )
+        said = result.stdout.decode(errors="replace")
+        assert result.returncode == 0, (route, said, result.stderr)
+        assert '"error": "' not in said, route
+        if location := re.search(r"Location: \S*/uploads/(\w+)", said):
+            environ["upload"] = location[1]
+        tasks = requests.get(f"{served.url}/tasks/", timeout=30).json()["tasks"]
+
+
+@pytest.mark.parametrize("route", LINES)
+def test_the_lines_are_as_the_description_says(
+    app: Flask, standin: Standin, zips: Zips, route: str
+) -> None:
+    caller = FlaskCaller(app.test_client())
+    caller.send_form("/models/upload/", [("Model", zips.both)])
+    name, new = "tiny_lora", ("model_name_on_ollama", "new")
+    answer = {
+        "GET /models/": lambda: caller.get("/models/"),
+        "DELETE /models/": lambda: caller.send_json("DELETE", "/models/", {"model": name}),
+        "POST /models/upload/": lambda: caller.send_form("/models/upload/", [("Model", zips.both)]),
+        "PUT /models/upload/{filename}": lambda: caller.send_file("/models/upload/", zips.both),
+        "POST /models/create/": lambda: caller.send_json(
+            "POST", "/models/create/", {"model": name, new[0]: new[1]}
+        ),
+        "POST /models/deploy/": lambda: caller.send_form(
+            "/models/deploy/", [new, ("Model", zips.both)]
+        ),
+        "PUT /models/deploy/{filename}": lambda: caller.send_file(
+            "/models/deploy/", zips.both, f"?{new[0]}={new[1]}"
+        ),
+    }[route]()
+    values: dict[str, Any] = {"FILE": zips.both.name, "NAME": name, "NEW": "new", "k/n": 1.0}
+    key = "progress" if "deploy" in route else "progress_ratio"
+    assert [
+        {
+            "action": line["action"],
+            "ratio": values.get(line["ratio"], line["ratio"]),
+            "details": {key: values[value] for key, value in line["details"].items()},
+        }
+        for line in description()["paths"][route.split()[1]][route.split()[0].lower()]["x-lines"]
+    ] == [
+        {"action": message["action"], "ratio": message[key], "details": message["details"]}
+        for message in (line["message"] for line in answer.lines)
+    ]
+
+
+def test_docs_show_examples_statuses_and_lines(app: Flask) -> None:
+    page = html.unescape(app.test_client().get("/docs").text)
+    for source in EXAMPLES.values():
+        assert source in page
+    for lines in LINES.values():
+        for line in lines:
+            assert f"<td>{line['action']}</td><td>{line['ratio']}</td>" in page
+    for status, why in WHY.items():
+        assert f"<li>{status}: {why}</li>" in page

@@ -6,6 +6,7 @@ from typing import Any
 from app.modelfile.grammar import ROLES
 from app.planning.options import MERGE_CHOICES, QUANTIZE_TYPES
 from app.service.chat import MAX_MESSAGES
+from app.views.examples import EXAMPLES, FAILURES, LINES
 from app.views.known import MAX_FILES
 
 NDJSON, JSON, TEXT, HTML = "application/x-ndjson", "application/json", "text/plain", "text/html"
@@ -56,7 +57,20 @@ def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
 
 
 _NEW_NAME = {"model_name_on_ollama": {"type": "string"}}
-_ZIP = {"Model": {"type": "string", "format": "binary", "description": "The zip."}}
+_MODEL_FILES = {
+    "Model": {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "description": "One archive (.zip, .tar, .tar.gz, .tgz, .tar.zst), one .gguf, or the files"
+        " of the model themselves, a field each; those of a folder are named by their paths in it.",
+    },
+    "name": {
+        "type": "string",
+        "description": "The model's name, where files come by themselves: otherwise their folder's,"
+        " that of the one file of weights, or the name on Ollama. Not for archives.",
+    },
+}
 _FILES = {
     "type": "array",
     "maxItems": MAX_FILES,
@@ -71,6 +85,34 @@ _FILES = {
 }
 _CREATE_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 502, 504, 507)
 _UPLOAD_REFUSALS = (400, 401, 403, 409, 413, 415, 422, 507)
+# Of JSON that names a resumable upload.
+_UPLOAD_NAMED = (404, 423)
+_UPLOAD = {
+    "upload": {"type": "string", "description": "The id of a resumable upload that is whole."},
+    "known": _FILES
+    | {"description": "Files that the service has already, which are part of the model, too."},
+    "name": {"type": "string", "description": "The model's name, where there is no `upload`."},
+}
+WHY = {
+    400: "malformed request, missing field, name not allowed",
+    401: "an API key is set and the request has no right one",
+    403: "a page of another origin asks",
+    404: "there is no such model, upload, task or address",
+    405: "not a method of this address",
+    408: "the client sent too slowly",
+    409: "another task holds the model, a name is taken, or an upload is at another offset",
+    412: "another version of tus, or none",
+    413: "too large",
+    415: "not the media type",
+    421: "a Host that isn't ours: see MODEL_HANDLER_TRUSTED_HOSTS",
+    422: "the archive or a model file in it can't be used; `error` says which and why",
+    423: "another connection writes to that upload",
+    460: "the checksum doesn't agree",
+    502: "Ollama unreachable or failed",
+    504: "Ollama did not answer in time",
+    507: "not enough disk space",
+}
+PROBES = ("/healthz", "/readyz")
 
 
 _OF_OLLAMA = [str(status) for status in (400, 401, 403, 409, 413, 423, 500, 502, 504, 507)]
@@ -103,11 +145,12 @@ def _operation(
 ) -> dict[str, Any]:
     """An operation that answers in `media_type`, or with a line of one of these statuses."""
     schema = answer or _SCHEMAS.get(media_type, {"type": "string"})
+    refusals = (*refusals, 408) if body else refusals
     operation: dict[str, Any] = {
         "summary": summary,
         "responses": {
             "200": {"description": "Done.", "content": {media_type: {"schema": schema}}},
-            **{str(status): {"$ref": "#/components/responses/Failure"} for status in refusals},
+            **_failures(*refusals),
         },
     }
     return operation | ({"requestBody": {"required": True, "content": body}} if body else {})
@@ -115,8 +158,15 @@ def _operation(
 
 def _tus(summary: str, done: str, *refusals: int) -> dict[str, Any]:
     """An operation of the tus protocol, whose answers are headers."""
-    failures = {str(status): {"$ref": "#/components/responses/Failure"} for status in refusals}
+    failures = _failures(*refusals, *((408,) if done in ("201", "204", "2XX") else ()))
     return {"summary": summary, "responses": {done: {"description": "Done."}, **failures}}
+
+
+def _failures(*statuses: int) -> dict[str, Any]:
+    return {
+        str(status): {"$ref": f"#/components/responses/Failure{status}"}
+        for status in sorted({*statuses, 421})
+    }
 
 
 def _by_ollama(summary: str, *done: str) -> dict[str, Any]:
@@ -163,6 +213,14 @@ _OPTIONS_IN_QUERY = [
 ]
 
 
+def _refusals() -> dict[str, Any]:
+    """The answer of each status that refuses: one line, or a page for a browser."""
+    content = {NDJSON: {"schema": {"$ref": "#/components/schemas/Line"}}, HTML: {}}
+    return {
+        f"Failure{status}": {"description": why, "content": content} for status, why in WHY.items()
+    }
+
+
 def description() -> dict[str, Any]:
     """The OpenAPI document."""
     create = _object(
@@ -195,13 +253,17 @@ def description() -> dict[str, Any]:
         },
         "/models/upload/": {
             "post": _operation(
-                "Store a zip as a model.", NDJSON, *_UPLOAD_REFUSALS, body=_form(_ZIP)
+                *("Store an archive, or files, as a model.", NDJSON),
+                *(*_UPLOAD_REFUSALS, *_UPLOAD_NAMED),
+                body=_form(_MODEL_FILES) | {JSON: {"schema": _object(_UPLOAD)}},
             ),
             "parameters": [_VERBOSE],
         },
         "/models/upload/{filename}": {
             "put": _operation(
-                "Store a zip that is the body itself.", NDJSON, *_UPLOAD_REFUSALS, 404, body=_RAW
+                *("Store an archive, or a GGUF, that is the body itself.", NDJSON),
+                *(*_UPLOAD_REFUSALS, 404),
+                body=_RAW,
             ),
             "parameters": [_in_path("filename"), _VERBOSE],
         },
@@ -214,14 +276,27 @@ def description() -> dict[str, Any]:
         },
         "/models/deploy/": {
             "post": _operation(
-                *("Store a zip, and make it a model of Ollama.", NDJSON, *_CREATE_REFUSALS),
-                body=_form(_NEW_NAME, _OPTIONS, _ZIP),
+                *("Store an archive, or files, and make a model of Ollama of them.", NDJSON),
+                *(*_CREATE_REFUSALS, *_UPLOAD_NAMED),
+                body=_form(_NEW_NAME, _OPTIONS, _MODEL_FILES)
+                | {
+                    JSON: {
+                        "schema": _object(
+                            {**_UPLOAD, **_NEW_NAME, **_OPTIONS}, "model_name_on_ollama"
+                        )
+                    }
+                },
             ),
             "parameters": [_VERBOSE, _SERVER],
         },
         "/models/deploy/{filename}": {
             "put": _operation(
-                *("Deploy a zip that is the body itself.", NDJSON, *_CREATE_REFUSALS, 404),
+                *(
+                    "Deploy an archive, or a GGUF, that is the body itself.",
+                    NDJSON,
+                    *_CREATE_REFUSALS,
+                    404,
+                ),
                 body=_RAW,
             ),
             "parameters": [_in_path("filename"), new_name, *_OPTIONS_IN_QUERY, _VERBOSE, _SERVER],
@@ -230,7 +305,7 @@ def description() -> dict[str, Any]:
             "post": _operation(
                 *("Describe a zip, which isn't kept; or check a deploy's fields.", JSON),
                 *_CREATE_REFUSALS,
-                body=_form(_ZIP) | {JSON: {"schema": _object({**_NEW_NAME, **_OPTIONS})}},
+                body=_form(_MODEL_FILES) | {JSON: {"schema": _object({**_NEW_NAME, **_OPTIONS})}},
             )
         },
         "/models/preview/": {
@@ -333,7 +408,7 @@ def description() -> dict[str, Any]:
         "/deploy": {
             "post": _operation(
                 *("What the page's form leads to without scripts.", HTML, *_CREATE_REFUSALS),
-                body=_form(_NEW_NAME, _OPTIONS, _ZIP),
+                body=_form(_NEW_NAME, _OPTIONS, _MODEL_FILES),
             )
         },
         "/healthz": {"get": _operation("The process is there.", JSON)},
@@ -344,10 +419,14 @@ def description() -> dict[str, Any]:
     }
     not_ready = {"description": "It wouldn't.", "content": {JSON: {"schema": {"type": "object"}}}}
     paths["/readyz"]["get"]["responses"]["503"] = not_ready
-    failure = {
-        "description": "Refused, with a sentence that says what to do: one line.",
-        "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/Line"}}, HTML: {}},
-    }
+    for probe in PROBES:
+        del paths[probe]["get"]["responses"]["421"]
+    for path, item in paths.items():
+        for method in item.keys() - {"parameters"}:
+            route = f"{method.upper()} {path}"
+            item[method]["x-codeSamples"] = [{"lang": "Shell", "source": EXAMPLES[route]}]
+            if route in LINES:
+                item[method] |= {"x-lines": LINES[route], "x-failure": FAILURES[route]}
     of_ollama = {
         "description": "Refused, in the shape of Ollama's errors.",
         "content": {JSON: {"schema": _object({"error": {"type": "string"}}, "error")}},
@@ -358,7 +437,7 @@ def description() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {"Line": _LINE},
-            "responses": {"Failure": failure, "OfOllama": of_ollama},
+            "responses": {**_refusals(), "OfOllama": of_ollama},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
