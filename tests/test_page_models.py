@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import requests
 from selenium.webdriver import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
 
 from app.storage.manifest import MANIFEST
 from tests.browser import Page
 from tests.conftest import Zips
-from tests.serving import Served
+from tests.serving import Served, serve
 from tests.standin import Standin
 
 ROWS = "[...document.querySelectorAll('#models .model-name')].map(name => name.textContent)"
@@ -245,6 +246,25 @@ def test_a_template_that_ollama_refuses_is_marked_and_one_that_it_takes_is_no_dr
     page.wait_for("#said", "is on Ollama")
     open_create(page)
     page.wait_until("!document.getElementById('modelfile').value.includes('TEMPLATE')")
+
+
+def test_one_of_several_servers_is_chosen_for_a_create(
+    chromium: WebDriver, models_dir: Path, tmp_path: Path, zips: Zips
+) -> None:
+    with (
+        Standin(tmp_path / "a") as a,
+        Standin(tmp_path / "b") as b,
+        serve(models_dir, f"{a.url},{b.url}") as served,
+    ):
+        upload(served, zips.base)
+        page = Page(chromium, served.url)
+        open_create(page)
+        page.click(f"#new-server option[value='{b.url}']")
+        page.click("#create-dialog [value=yes]")
+        page.wait_for("#said", "is on Ollama")
+        page.wait_for("#models", b.url.removeprefix("http://"))
+        made = requests.get(f"{a.url}/api/tags", timeout=30).json()["models"]
+        assert made == []
 
 
 DIFFS = """

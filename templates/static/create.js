@@ -6,7 +6,7 @@ import { inDays } from "./dates.js";
 import { byId } from "./dom.js";
 import { changes, edit, mark, reset } from "./editor.js";
 import { pathOf } from "./model.js";
-import { whereOnOllama } from "./places.js";
+import { serverUrls, whereOnOllama } from "./places.js";
 import { ask, askJson } from "./service.js";
 import { _, inName } from "./text.js";
 
@@ -47,7 +47,20 @@ function edited() {
 function fields() {
   const { system, template, parameters, license, modelfile_template: family, ...others } = earlier;
   const said = edited() ? {} : { system, template, parameters, license, modelfile_template: family };
-  return { ...others, ...said, from: from(), quantize: byId("new-quantize").value, modelfile: edited() };
+  return { ...others, ...said, ...server(), from: from(), quantize: byId("new-quantize").value, modelfile: edited() };
+}
+
+// Where to, of several servers; the form's choice above isn't this one's.
+function server() {
+  const urls = serverUrls();
+  return urls.length > 1 ? { server: byId("new-server").value || urls } : {};
+}
+
+function offerServers() {
+  const urls = serverUrls(), [all] = byId("new-server").options;
+  byId("new-server").replaceChildren(all, ...urls.map(url => new Option(new URL(url).host, url)));
+  byId("new-server").value = "";
+  byId("new-server-choice").hidden = urls.length < 2;
 }
 
 // What is wrong with it, if anything, before it is sent to be created.
@@ -109,6 +122,7 @@ export function create(model, again = null) {
   byId("new-from").value = earlier.from ?? "";
   byId("new-quantize").value = earlier.quantize ?? "";
   byId("base-choice").hidden = Boolean(facts.kind?.includes("base"));
+  offerServers();
   sayName();
   edit("");
   dialog.showModal();

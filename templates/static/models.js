@@ -102,17 +102,19 @@ function fillMenu(event) {
 function place({ last_create: last }) {
   if (!last) return made("span", { className: "text-body-secondary" }, _("not yet"));
   const name = last.model_name_on_ollama;
-  const { places, unknown, several } = whereOnOllama(name);
+  const { places, isUnknown, isSilent, several } = whereOnOllama(name);
   const isThere = places.length > 0;
-  const colour = isThere ? "bg-success" : unknown.length ? "bg-warning" : "bg-secondary";
+  const colour = isThere ? "bg-success" : isUnknown ? "bg-secondary" : "dot-empty";
   const hosts = places.map(({ url }) => new URL(url).host).join(", ");
-  const said = isThere ? several && hosts : unknown.length ? _("unknown: Ollama doesn't answer") : _("no longer there");
+  const unknown = isSilent && _("unknown: Ollama doesn't answer");
+  const said = isThere ? several && hosts : isUnknown ? unknown : _("no longer there");
   return made("span", {}, made("span", { className: `dot ${colour}` }), " ", made("bdi", {}, name),
     said && made("span", { className: "small text-body-secondary" }, ` ${said}`));
 }
 
 function nextStep(facts) {
-  if (facts.last_create && (isOnOllama(facts) || whereOnOllama(facts.last_create.model_name_on_ollama).unknown.length)) return null;
+  const { last_create: last } = facts;
+  if (last && (isOnOllama(facts) || whereOnOllama(last.model_name_on_ollama).isUnknown)) return null;
   const button = made("button", { type: "button", className: "btn btn-sm btn-primary me-1" }, _("Create"));
   button.setAttribute("aria-label", _("Create %(model)s on Ollama", { model: facts.model }));
   button.addEventListener("click", () => create(facts));

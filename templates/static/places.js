@@ -7,12 +7,15 @@ let known = new Map();  // by full name: where it is
 
 const fullName = name => (name.includes(":", name.lastIndexOf("/") + 1) ? name : `${name}:latest`).toLowerCase();
 
-// What the servers have by that name, [{ url, model }]; the addresses of those that haven't said;
-// whether there are several servers.
+export const serverUrls = () => servers.map(({ url }) => url);
+
+// What the servers have by that name, [{ url, model }]; whether one of them hasn't said, and whether one
+// doesn't answer; whether there are several.
 export function whereOnOllama(name) {
   return {
     places: known.get(fullName(name)) ?? [],
-    unknown: servers.filter(server => !server.models).map(server => server.url),
+    isUnknown: servers.some(server => !server.models),
+    isSilent: servers.some(server => server.error),
     several: servers.length > 1,
   };
 }
