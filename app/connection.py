@@ -15,8 +15,10 @@ FIRST_RECEIVED, MOST_RECEIVED = 32 * 2**10, 2**20
 """How much is taken at once: little at first, so that not much more has come than what tells that a
 body is of no use."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+SILENT_SECONDS = 5.0
 
 TOO_SLOW = "The request arrived too slowly. Send it again over a faster connection."
+TAKEN_OVER = "Nothing more arrived, and another request goes on with this upload."
 
 
 class TooSlow(RequestTimeout):
@@ -58,6 +60,7 @@ class Connection(socket.socket):
         self._is_late = is_late
         self._waited, self._arrived = 0.0, 0
         self._is_upload = False
+        self._is_taken_over: Callable[[], bool] | None = None
         self._backlog = bytearray() if keeps_backlog else None
         self.withholds_continue = False
         self._most = FIRST_RECEIVED
@@ -72,10 +75,17 @@ class Connection(socket.socket):
         is read, so that what is refused before is never sent (RFC 9110, section 10.1.1)."""
         self.withholds_continue = True
 
-    def expect_upload(self, window: float, rate: int) -> None:
-        """Within each `window` seconds of waiting, `rate` bytes a second must arrive, and some."""
+    def expect_upload(
+        self, window: float, rate: int, is_taken_over: Callable[[], bool] | None = None
+    ) -> None:
+        """Within each `window` seconds of waiting, `rate` bytes a second must arrive, and some.
+
+        Where the client has been silent for SILENT_SECONDS, and each time again, `is_taken_over`
+        is asked: if another request goes on with the upload, this one ends.
+        """
         if self._is_late:
             return
+        self._is_taken_over = is_taken_over
         self._window, self._rate, self._is_upload = window, max(rate, 1), True
         self._waited, self._arrived = 0.0, 0
 
@@ -86,7 +96,9 @@ class Connection(socket.socket):
             self.sendall(CONTINUE)
         while True:
             started = time.monotonic()
-            self.settimeout(max(self._window - self._waited, 0.001))
+            left = self._window - self._waited
+            patience = min(left, SILENT_SECONDS) if self._is_taken_over else left
+            self.settimeout(max(patience, 0.001))
             try:
                 data: bytes | None = self.recv(min(size, self._most))
             except TimeoutError:
@@ -96,6 +108,10 @@ class Connection(socket.socket):
             self._most = min(2 * self._most, MOST_RECEIVED)
             self._waited += time.monotonic() - started
             self._arrived += len(data or b"")
+            if data is None and self._is_taken_over and patience < left:
+                if self._is_taken_over():
+                    raise TooSlow(TAKEN_OVER)
+                continue
             if data is None or (self._is_upload and self._waited >= self._window):
                 self._end_window()
             if data is not None:

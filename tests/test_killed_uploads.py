@@ -36,6 +36,7 @@ PIECE = 2**14
 NOISE = random.Random(3).randbytes(900_000)
 GUNICORN = (
     "from app.archive import arrival; arrival.CHECKPOINT_BYTES = 200_000;"
+    "from app import connection; connection.SILENT_SECONDS = 0.2;"
     "from gunicorn.app.wsgiapp import run; run()"
 )
 DYING_CLIENT = """
@@ -261,3 +262,32 @@ def test_what_arrives_is_what_was_sent(
     instances.stop()
     state = models_dir / ".model-handler"
     assert [*litter(models_dir), *state.glob("uploads/*"), *state.glob("removed/*")] == []
+
+
+def test_a_client_that_lost_its_connection_silently_goes_on_soon(
+    instances: Instances, tmp_path: Path
+) -> None:
+    """No service knows that the old connection leads nowhere."""
+    content = write_base(tmp_path / "m.gguf", width=128, blocks=2).read_bytes()
+    size = len(content)
+    sending = Sending(instances, tmp_path / "m.gguf", random.Random(1))
+    lost, other = _connection(instances.any()), instances.any()
+    lost.putrequest("PATCH", f"/uploads/{sending.id}")
+    for key, value in _headers(0, size).items():
+        lost.putheader(key, value)
+    lost.endheaders()
+    lost.send(content[:1000])
+    url = f"{other.url}/uploads/{sending.id}"
+
+    def go_on(start: int, *accepted: int) -> int | None:
+        headers = _headers(start, size)
+        answer = requests.patch(url, data=content[start:], headers=headers, timeout=20)
+        return answer.status_code if answer.status_code in accepted else None
+
+    assert until(lambda: go_on(size - 1, 423)) == 423
+    assert until(lambda: go_on(offset(url) or 0, 204)) == 204
+    answer = lost.getresponse()
+    assert answer.status == 408
+    assert b"another request goes on" in answer.read()
+    lost.close()
+    sending.publish(killed=False)

@@ -213,6 +213,23 @@ def pair() -> Iterator[tuple[Connection, socket.socket]]:
         yield connection, there
 
 
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_a_silent_upload_ends_once_it_is_gone_on_with(
+    pair: tuple[Connection, socket.socket], is_taken_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes before it is asked about is still taken; without, the window's end counts."""
+    monkeypatch.setattr("app.connection.SILENT_SECONDS", 0.01)
+    connection, client = pair
+    connection.expect_upload(0.1, 1, lambda: is_taken_over)
+    client.send(b"x")
+    assert connection.receive(10) == b"x"
+    started = time.monotonic()
+    with pytest.raises(TooSlow, match="goes on" if is_taken_over else "too slowly"):
+        connection.receive(10)
+    if not is_taken_over:
+        assert time.monotonic() - started > 0.09
+
+
 @pytest.mark.parametrize(("rate", "is_enough"), [(1000, False), (5, True)])
 def test_a_rate_is_required_of_an_upload(
     pair: tuple[Connection, socket.socket], rate: int, is_enough: bool

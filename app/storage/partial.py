@@ -46,6 +46,7 @@ MAX_UPLOADS = 1000
 METADATA_BYTES = 4096
 KEPT_OPEN = 4
 INFO = "info.json"
+WANTED = "wanted"
 CHECKSUMS = {"sha1": 20, "sha256": 32}
 """The algorithms that a Checksum may name, with their digests' bytes."""
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -158,6 +159,7 @@ class PartialUploads:
             if at != upload.offset:
                 raise WrongOffset(f"The upload goes on at {upload.offset}, not at {at}.")
             folder = self._path(upload_id)
+            (folder / WANTED).unlink(missing_ok=True)
             if checksum is not None:
                 blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
             try:
@@ -173,6 +175,11 @@ class PartialUploads:
             if failure:
                 raise failure
             return self._read(folder)
+
+    def is_wanted(self, upload_id: str) -> bool:
+        """Whether somebody was refused since `append` began, because it holds the upload. One that
+        waits for a client that may be gone can end then."""
+        return (self._path(upload_id) / WANTED).exists()
 
     def remove(self, upload_id: str) -> None:
         """Remove an upload and all that has come of it. Raises NoSuchUpload and UploadLocked."""
@@ -295,6 +302,8 @@ class PartialUploads:
             try:
                 stack.enter_context(locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
             except BlockingIOError:
+                with suppress(OSError):
+                    (path / WANTED).touch()
                 raise UploadLocked("Another request is writing to this upload.") from None
             except (FileNotFoundError, NotADirectoryError):
                 raise NoSuchUpload(f"There is no upload {upload_id!r}.") from None

@@ -89,4 +89,5 @@ def check_size(storage: Storage, *, but: str | None = None) -> None:
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, Connection):
         config = current_app.config
-        connection.expect_upload(config["UPLOAD_TIMEOUT"], config["MIN_UPLOAD_RATE"])
+        taken_over = None if but is None else partial(storage.uploads.is_wanted, but)
+        connection.expect_upload(config["UPLOAD_TIMEOUT"], config["MIN_UPLOAD_RATE"], taken_over)
