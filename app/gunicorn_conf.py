@@ -51,10 +51,16 @@ accesslog = "-"
 access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %({x-task-uuid}o)s'
 logconfig_dict = {
     "formatters": {"generic": _FORMATTERS[_settings["LOG_FORMAT"]]},
+    "filters": {"news": {"()": "app.logs.NewsOnly"}},
     "root": {"level": "INFO", "handlers": ["console"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["console"], "propagate": False},
-        "gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False},
+        "gunicorn.access": {
+            "level": "INFO",
+            "handlers": ["console"],
+            "filters": ["news"],
+            "propagate": False,
+        },
     },
 }
 control_socket_disable = True

@@ -64,6 +64,15 @@ class JSONFormatter(JsonFormatter):
         }
 
 
+class NewsOnly(logging.Filter):
+    """Leaves out of gunicorn's access log what was answered by 304: that nothing is new, which an
+    open page asks again and again."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record, whose arguments are what gunicorn knows of the request, is kept."""
+        return not (isinstance(record.args, Mapping) and record.args.get("s") == "304")
+
+
 def bounded(facts: Mapping[str, Any], most: int) -> dict[str, Any]:
     """The facts, with texts of at most `most` characters: longer ones end in an ellipsis."""
     return {

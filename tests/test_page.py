@@ -1,36 +1,22 @@
 """The page, in a real Chromium, and without any script."""
 
-import base64
-import os
 import shlex
-import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.conftest import Zips, litter, require_program, show
+from tests.browser import Page
+from tests.conftest import Zips, litter, show
 from tests.gguf_files import write_zip
 from tests.serving import Served, serve
 from tests.standin import Standin
 
-DROP = """
-const [name, content] = arguments;
-const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
-const data = new DataTransfer();
-data.items.add(new File([bytes], name, { type: "application/zip" }));
-document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-"""
 WATCH_BARS = """
 window.seen = { upload: [], push: [], create: [], verify: [] };
 setInterval(() => Object.keys(seen).forEach(id => {
@@ -38,13 +24,13 @@ setInterval(() => Object.keys(seen).forEach(id => {
   if (seen[id].at(-1) !== value) seen[id].push(value);
 }), 5);
 """
-HURRY = """
-const wait = window.setTimeout;
-window.setTimeout = (work, milliseconds) => wait(work, milliseconds / 10);
-"""
 COUNT_LISTS = """
 return performance.getEntriesByType("resource").filter(
   ({ name }) => new URL(name).pathname === "/state/").length;
+"""
+SERVERS_BARS = """
+return [...document.querySelectorAll(".of-server[data-phase=push]")].map(
+  row => [row.querySelector("label").title, row.querySelector("progress").value]);
 """
 CANCEL_ONCE_UPLOADING = """
 const figures = document.getElementById("upload-figures");
@@ -54,87 +40,6 @@ new MutationObserver((_, observer) => {
   document.getElementById("cancel").click();
 }).observe(figures, { childList: true });
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[WebDriver]:
-    require_program("chromium")
-    require_program("chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    arguments = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage")
-    for argument in (*arguments, "--force-prefers-reduced-motion"):
-        options.add_argument(argument)
-    service = webdriver.ChromeService(shutil.which("chromedriver") or "")
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """The page, open in the browser."""
-
-    def __init__(self, driver: WebDriver, url: str) -> None:
-        self.driver = driver
-        everything = {"origin": url, "storageTypes": "all"}
-        driver.execute_cdp_cmd("Storage.clearDataForOrigin", everything)  # type: ignore[attr-defined]
-        driver.get(url)
-
-    def find(self, selector: str):  # type: ignore[no-untyped-def]
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def wait_for(self, selector: str, text: str) -> None:
-        """Wait until an element says `text`."""
-        waiting = WebDriverWait(self.driver, 30, ignored_exceptions=[Exception])
-        waiting.until(lambda _: text in self.find(selector).text, f"{selector} doesn't say {text}")
-
-    def drop(self, path: Path) -> None:
-        content = base64.b64encode(path.read_bytes()).decode()
-        self.driver.execute_script(DROP, path.name, content)  # type: ignore[no-untyped-call]
-
-    def deploy(self, path: Path) -> None:
-        """Drop a zip and send it."""
-        self.drop(path)
-        self.wait_for("#listing", "base.gguf")
-        self.click("#send")
-
-    def run_script(self, script: str) -> Any:
-        return self.driver.execute_script(script)  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Load the page again with its timers running ten times as fast, for the block."""
-        run = self.driver.execute_cdp_cmd  # type: ignore[attr-defined]
-        script = run("Page.addScriptToEvaluateOnNewDocument", {"source": HURRY})
-        self.driver.refresh()
-        yield
-        run("Page.removeScriptToEvaluateOnNewDocument", script)
-
-    def fill(self, selector: str, text: str) -> None:
-        """Put `text` into a field in place of what it says."""
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
-
-    def click(self, selector: str) -> None:
-        """Click, once it is there to be clicked."""
-        waiting = WebDriverWait(self.driver, 10, ignored_exceptions=[Exception])
-        waiting.until(lambda _: self.find(selector).click() or True)
-
-    def choose(self, action: str, model: str) -> None:
-        """Choose from the menu of a model's row."""
-        self.click(f'[aria-label="Actions for {model}"]')
-        self.click(f'.dropdown-menu [aria-label="{action} {model}"]')
-
-    def take_screenshot(self, name: str) -> None:
-        """Keep a picture in the folder that SCREENSHOTS names, where it does."""
-        if folder := os.environ.get("SCREENSHOTS"):
-            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
-
-
-@pytest.fixture
-def page(chromium: WebDriver, served: Served) -> Page:
-    return Page(chromium, served.url)
 
 
 def test_deploy_by_the_form_and_delete(page: Page, zips: Zips, models_dir: Path) -> None:
@@ -232,7 +137,11 @@ def test_an_api_key_is_asked_for_once(
 ) -> None:
     with serve(models_dir, standin.url, {"MODEL_HANDLER_API_KEY": "secret"}) as served:
         page = Page(chromium, served.url)
+        page.wait_for("#sign-in", "Enter the API key")
         page.deploy(zips.base)
+        page.fill("#key", "guessed")
+        page.click("#key-dialog [value=yes]")
+        page.wait_for("#key-said", "The service doesn't take this key.")
         page.fill("#key", "secret")
         page.click("#key-dialog [value=yes]")
         page.wait_for("#said", "tiny_base is on Ollama")
@@ -258,7 +167,7 @@ def test_one_of_several_servers_is_chosen(
 ) -> None:
     with (
         Standin(tmp_path / "a") as a,
-        Standin(tmp_path / "b") as b,
+        Standin(tmp_path / "b", version="0.34.1") as b,
         serve(models_dir, f"{a.url},{b.url}") as served,
     ):
         page = Page(chromium, served.url)
@@ -276,6 +185,16 @@ def test_one_of_several_servers_is_chosen(
             for url in (a.url, b.url)
         ]
         assert names == [[], ["tiny_base:latest"]]
+        page.click("#server option[value='']")
+        page.click("#clear")
+        page.drop(zips.both)
+        page.wait_for("#becomes", f"{b.url.removeprefix('http://')}: The adapter is merged")
+        page.click("#send")
+        page.wait_for("#said", "tiny_lora is on Ollama")
+        assert page.run_script(SERVERS_BARS) == [[a.url, 1], [b.url, 1]]
+        b.stop()
+        page.driver.refresh()
+        page.wait_for("#servers", "doesn't answer")
 
 
 def test_download_from_the_page(page: Page, zips: Zips, tmp_path: Path) -> None:

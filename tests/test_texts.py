@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests import catalogues
+from tests.serving import ROOT
 
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]")
 
@@ -58,3 +59,16 @@ def test_what_is_known_is_not_sent_again(client: FlaskClient) -> None:
 def test_a_file_that_is_not_the_page_s_is_not_found(client: FlaskClient) -> None:
     for name in ("nothing.js", "..%2flayout.html", "1/2", "0123456789ab/nothing.js"):
         assert client.get(f"/static/{name}").status_code == 404
+
+
+IMPORT = re.compile(r'^import (?:\{([^}]*)\} from )?"\./(\w+\.js)";', re.MULTILINE)
+EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
+SCRIPTS = sorted((ROOT / "templates" / "static").glob("*.js"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_script_imports_is_there(script: Path) -> None:
+    """One name that isn't leaves the page without any script."""
+    for names, module in IMPORT.findall(script.read_text()):
+        exported = set(EXPORT.findall((script.parent / module).read_text()))
+        assert {name.strip() for name in names.split(",") if name.strip()} <= exported, module

@@ -56,7 +56,7 @@ def preview(
             failures.append(error)
             planned.append({"server": each.url, "error": str(error)})
         else:
-            planned.append(_described(each, selection, plan))
+            planned.append(_described(each, plan))
     if len(failures) == len(servers):
         raise failures[0]
     return {**selection.facts(), "base": _base(selection), "servers": planned}
@@ -68,9 +68,8 @@ def _base(selection: Selection) -> str | None:
     return selection.from_ or (adapter.base_name if adapter and not selection.base else None)
 
 
-def _described(server: Ollama, selection: Selection, plan: Plan) -> dict[str, Any]:
+def _described(server: Ollama, plan: Plan) -> dict[str, Any]:
     conversion = plan.conversion
-    base = conversion.base if conversion else selection.base
     steps = []
     if conversion is not None:
         is_merged = conversion.adapter is not None
@@ -81,7 +80,7 @@ def _described(server: Ollama, selection: Selection, plan: Plan) -> dict[str, An
         "steps": steps,
         "reason": conversion.reason if conversion else None,
         "quantize": conversion.quantize if conversion else plan.quantize,
-        "bytes": _bytes(plan) if base is not None else None,
+        "bytes": _bytes(plan) if plan.from_ is None else None,
         "problems": list(plan.problems),
     }
 

@@ -411,6 +411,17 @@ def description() -> dict[str, Any]:
                 body=_form(_NEW_NAME, _OPTIONS, _MODEL_FILES),
             )
         },
+        "/list": {"get": _operation("The models and tasks as a page, without scripts.", HTML, 401)},
+        "/delete": {
+            "post": _operation(
+                *("What that page's forms lead to.", HTML, 400, 401, 403, 404, 409, 413),
+                body={
+                    "application/x-www-form-urlencoded": {
+                        "schema": _object({"model": {"type": "string"}}, "model")
+                    }
+                },
+            )
+        },
         "/healthz": {"get": _operation("The process is there.", JSON)},
         "/readyz": {"get": _operation("A deploy would find what it needs.", JSON)},
         "/metrics": {"get": _operation("Counts, for Prometheus.", TEXT, 401)},

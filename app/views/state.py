@@ -70,9 +70,9 @@ def state() -> Response:
         "tasks": tasks,
         "uploads": uploads(),
     }
-    response = answer(
-        Asset("application/json", current_app.json.dumps(in_language(value)).encode())
-    )
+    body = current_app.json.dumps(in_language(value)).encode()
+    response = answer(Asset("application/json", body))
+    response.vary.add("Accept-Language")
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 

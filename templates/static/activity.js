@@ -3,10 +3,10 @@
 import { offerTrial } from "./chat.js";
 import { byId, made } from "./dom.js";
 import { refresh } from "./feed.js";
-import { chosenServer, hasSeveralServers } from "./ollama.js";
-import { currentPhase, endAll, enter, progress, showPhases, stop } from "./phases.js";
+import { chosenServer } from "./ollama.js";
+import { currentPhase, end, endAll, enter, progress, showPhases, showServers, stop } from "./phases.js";
 import { ask, askForKey } from "./service.js";
-import { _ } from "./text.js";
+import { _, wantsBase } from "./text.js";
 import { forget, Refused, Upload } from "./upload.js";
 import "./recent.js";
 
@@ -19,6 +19,7 @@ const PHASE_OF = [
 const UNUSABLE = 422;
 const MADE_PHASES = ["push", "create", "verify"];
 let running = null;
+let targets = [];  // the servers that it is made on, where they are several
 let stored = "";  // the model that the upload has become
 
 export const CREATE_PHASES = MADE_PHASES;
@@ -50,8 +51,9 @@ function finish(name) {
 function showFigures(phase, { action, details }) {
   const { bytes, total_bytes: total, server, ollama } = details;
   const done = ollama?.total ? (ollama.completed ?? 0) / ollama.total : undefined;
-  const note = phase === "create" ? action.replace(/^Ollama: /, "") : "";
-  progress(phase, { bytes, total, done, note, server: hasSeveralServers() ? server : "" });
+  const note = action.startsWith("Ollama: ") ? action.replace("Ollama: ", "") : "";
+  if (phase !== "convert") showServers(phase, targets);
+  progress(phase, { bytes, total, done, note, server });
 }
 
 function showLine({ status, message }) {
@@ -59,6 +61,7 @@ function showLine({ status, message }) {
   if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
   if (created) return finish(created);
   if (message.action === "Start create model.") stored = message.details.model;
+  if (message.details.servers) targets = message.details.servers.map(each => each.server);
   const phase = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
   if (phase) {
     enter(phase);
@@ -93,6 +96,7 @@ function reset(title, phases) {
   byId("next-steps").replaceChildren();
   showPhases(phases);
   stored = "";
+  targets = [];
   say("");
 }
 
@@ -177,7 +181,7 @@ function offerPause(task, upload) {
 
 // What can be done about a failure, as buttons.
 function offerNext(status, text, again) {
-  if (text.includes("'from'")) offer(_("Choose a base…"), () => document.dispatchEvent(new Event("choose-base")));
+  if (wantsBase(text)) offer(_("Choose a base…"), () => document.dispatchEvent(new Event("choose-base")));
   if (status === UNUSABLE) offer(_("Choose another file"), () => document.dispatchEvent(new Event("choose-file")));
   else offer(_("Try again"), again);
 }
@@ -192,6 +196,7 @@ export function deploy(bundle, fields, phases, before) {
     const upload = new Upload({ ...bundle, as: title }, showUpload);
     offerPause(task, upload);
     const path = await upload.run();
+    end("upload");
     byId("pause").hidden = true;
     const stopper = new AbortController();
     task.cancel = () => stopper.abort();

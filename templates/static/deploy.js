@@ -7,12 +7,11 @@ import { on } from "./feed.js";
 import { headsOf } from "./heads.js";
 import { chosenServer, foundOnOllama, hasSeveralServers, shortAddress } from "./ollama.js";
 import { ask } from "./service.js";
-import { _, inName, inShort, inUnits, ngettext, when } from "./text.js";
+import { _, EXTENSION, inName, inShort, inUnits, ngettext, wantsBase, when } from "./text.js";
 import { adopt, Refused, unfinished } from "./upload.js";
 
 const SHOWN_NAMES = 6, TYPING_MS = 300;
 const UNREACHABLE = [502, 504];
-const EXTENSION = /\.(zip|tar|tar\.gz|tgz|tar\.zst|gguf|safetensors)$/i;
 const form = byId("deploy");
 let chosen = null;
 let plan = null;
@@ -117,7 +116,7 @@ async function look() {
     byId("becomes").replaceChildren();
     if (error instanceof Refused && error.status !== 401) {
       showProblem(error.message);
-      byId("choose-base").hidden = !error.message.includes("'from'");
+      byId("choose-base").hidden = !wantsBase(error.message);
     }
   }
 }

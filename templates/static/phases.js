@@ -2,6 +2,7 @@
 // where there are several. A phase says how far it is, how fast, and how long it will take.
 
 import { byId, icon, made } from "./dom.js";
+import { shortAddress } from "./ollama.js";
 import { _, inMinutes, inUnits } from "./text.js";
 
 export const PHASES = ["upload", "convert", "push", "create", "verify"];
@@ -36,13 +37,14 @@ function amount(bytes, since) {
 }
 
 // What a phase that is over says it did; one that nothing was to do for says nothing.
-function end(id) {
+export function end(id) {
   if (ended.has(id) || rowOf(id).hidden) return;
   ended.add(id);
   byId(id).value = 1;
   rowOf(id).className = "phase done";
   const { total, at } = ratesFrom[id] ?? {};
   figuresOf(id).replaceChildren(icon("check2", "text-success"), total ? ` ${amount(total, at)}` : "");
+  serverRows(id).forEach(endRow);
 }
 
 export function enter(id) {
@@ -64,22 +66,42 @@ export function stop(isFailure) {
   document.title = "model handler";
 }
 
-function serverBar(id, server) {
-  const key = `${id} ${server}`;
-  let bar = byId(key);
-  if (!bar) {
-    bar = made("progress", { id: key, max: 1, value: 0 });
-    const rows = [...document.querySelectorAll(`.of-server[data-phase=${id}]`)];
-    (rows.at(-1) ?? rowOf(id)).after(made("div", { className: "phase of-server", dataset: { phase: id } },
-      made("label", { htmlFor: key, className: "name" }, server.replace(/^https?:\/\//, "")), bar,
-      made("span", { id: `${key}-figures`, className: "num" })));
-  }
-  return key;
+function serverRows(id) {
+  return [...document.querySelectorAll(`.of-server[data-phase=${id}]`)];
+}
+
+const keyOf = (id, server) => `${id} ${server}`;
+
+// A bar for each server below the phase's own.
+export function showServers(id, servers) {
+  if (serverRows(id).length) return;
+  for (const server of servers) addServer(id, server);
+}
+
+function addServer(id, server) {
+  const key = keyOf(id, server);
+  (serverRows(id).at(-1) ?? rowOf(id)).after(made("div", { className: "phase of-server", dataset: { phase: id } },
+    made("label", { htmlFor: key, title: server }, shortAddress(server)),
+    made("progress", { id: key, max: 1, value: 0 }),
+    made("span", { id: `${key}-figures`, className: "num" })));
+}
+
+function endRow(row) {
+  row.classList.add("done");
+  row.querySelector("progress").value = 1;
+}
+
+// A phase is as far as all of its servers are; they come one by one, so those before are done.
+function showWhole(id, key) {
+  const rows = serverRows(id);
+  rows.slice(0, rows.findIndex(row => row.querySelector("progress").id === key)).forEach(endRow);
+  const values = rows.map(row => row.querySelector("progress").value);
+  byId(id).value = values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 // How far a phase is: `done` from 0 to 1, or `bytes` of `total`; since it began or went on at `from`.
 export function progress(id, { done, bytes, total, from = 0, server = "", note = "" }) {
-  const key = server ? serverBar(id, server) : id;
+  const key = byId(keyOf(id, server)) ? keyOf(id, server) : id;
   const now = performance.now();
   const start = ratesFrom[key] ??= { at: now, bytes: from || bytes || 0, total };
   if (from && from !== start.from) Object.assign(start, { from, at: now, bytes: from });
@@ -87,6 +109,7 @@ export function progress(id, { done, bytes, total, from = 0, server = "", note =
   const ratio = total ? bytes / total : done;
   if (ratio === undefined || ratio === null) return void (figuresOf(key).textContent = note);
   byId(key).value = ratio;
+  if (key !== id) showWhole(id, key);
   const seconds = (now - start.at) / 1000;
   const rate = bytes === undefined ? 0 : (bytes - start.bytes) / seconds;
   const isKnown = seconds >= LEAST_SECONDS && rate > 0 && ratio < 1;

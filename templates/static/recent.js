@@ -1,9 +1,10 @@
 // What has run lately, from wherever; and the uploads of this browser that aren't whole yet.
 
+import { create } from "./create.js";
 import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
 import { ask } from "./service.js";
-import { _, inUnits, language, when } from "./text.js";
+import { _, EXTENSION, inUnits, language, when } from "./text.js";
 import { forgetOthers, remove, unfinished } from "./upload.js";
 
 const SHOWN_TASKS = 10;
@@ -13,8 +14,15 @@ const STATES = {
   failed: ["x-circle-fill", "text-danger", _("failed")],
   stopped: ["stop-circle", "text-warning", _("stopped")],
 };
+const DONE = {
+  "Success create model": _("made on Ollama"),
+  "Success upload model file.": _("stored here"),
+  "Success delete model.": _("deleted here"),
+};
 const hasChanged = memory(), hasOthers = memory();
 let isRunning = false;
+let stored = new Map();
+let tasks = [];
 
 function item([name, colour, word], heading, time, ...content) {
   return made("li", { className: "d-flex gap-3" },
@@ -40,11 +48,18 @@ function linesOf(uuid) {
   return details;
 }
 
+// The stored model that a task was about; an upload is called as its file was.
+function nameOf({ model }) {
+  return [model, model?.replace(EXTENSION, "")].find(name => stored.has(name));
+}
+
 function taskItem(task) {
   const { started, state: how, action, error, hint, progress_ratio: ratio, task_uuid: uuid } = task;
-  const said = made("div", { className: "small text-body-secondary" }, error ?? action ?? _("Upload"));
-  const more = [said];
-  if (hint) more.push(made("div", { className: "small" }, hint));
+  const said = error ?? DONE[action] ?? action ?? _("Upload");
+  const more = [made("div", { className: `small ${error ? "" : "text-body-secondary"}` }, said)];
+  if (hint) more.push(made("div", { className: "small text-body-secondary" }, hint));
+  const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
+  if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(facts), `${_("Create again")} ${facts.model}`)));
   if (how === "running") more.push(made("progress", { value: ratio, ariaLabel: action ?? _("Upload") }));
   return item(STATES[how], heading(task), started, ...more, linesOf(uuid));
 }
@@ -78,17 +93,20 @@ function showUploads(uploads) {
   if (hasOthers([uploads, isRunning]) && !isRunning) byId("uploads").replaceChildren(...uploads.map(uploadItem));
 }
 
-function showTasks(tasks) {
-  if (!hasChanged(tasks)) return;
+function showTasks() {
+  if (!hasChanged([tasks, [...stored.keys()]])) return;
   byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
   byId("no-tasks").hidden = tasks.length > 0;
-  const running = tasks.filter(task => task.state === "running").length;
-  byId("running-count").textContent = running || "";
+  byId("running-count").textContent = tasks.filter(task => task.state === "running").length || "";
 }
 
 document.addEventListener("running", event => {
   isRunning = event.detail;
   if (isRunning) byId("uploads").replaceChildren();
 });
-on("tasks", showTasks);
+on("models", models => stored = new Map(models.map(facts => [facts.model, facts])));
+on("tasks", found => {
+  tasks = found;
+  showTasks();
+});
 on("uploads", showUploads);

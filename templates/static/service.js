@@ -1,7 +1,7 @@
 // Requests to the service. The API key, where it wants one, stays in this tab.
 
 import { byId, confirmed } from "./dom.js";
-import { _ } from "./text.js";
+import { _, language } from "./text.js";
 
 export function hasKey() {
   return sessionStorage.getItem("key") !== null;
@@ -35,12 +35,14 @@ byId("key-form").addEventListener("submit", async event => {
   if (await isTaken(byId("key").value)) byId("key-dialog").close("yes");
 });
 
-export function keyHeader() {
-  return hasKey() ? { "X-API-Key": sessionStorage.getItem("key") } : {};
+// The key, and the language in which the service is to say what is wrong.
+export function ownHeaders() {
+  const key = hasKey() ? { "X-API-Key": sessionStorage.getItem("key") } : {};
+  return { "Accept-Language": language, ...key };
 }
 
 export async function ask(path, options = {}) {
-  return fetch(path, { ...options, headers: { ...keyHeader(), ...options.headers } });
+  return fetch(path, { ...options, headers: { ...ownHeaders(), ...options.headers } });
 }
 
 export function askJson(path, value, options = {}) {
@@ -52,6 +54,6 @@ export function askJson(path, value, options = {}) {
 export function open(method, path) {
   const request = new XMLHttpRequest();
   request.open(method, path);
-  for (const [name, value] of Object.entries(keyHeader())) request.setRequestHeader(name, value);
+  for (const [name, value] of Object.entries(ownHeaders())) request.setRequestHeader(name, value);
   return request;
 }

@@ -33,6 +33,9 @@ export function inShort(count) {
 
 const NAME_CHARACTERS = 80;
 
+// What an upload's file name has beside the model's.
+export const EXTENSION = /\.(zip|tar|tar\.gz|tgz|tar\.zst|gguf|safetensors)$/i;
+
 // A name that Ollama takes, from a file's or a model's: accents go, what else it doesn't take becomes
 // a hyphen; where nothing would stay, a plain name.
 export function inName(text) {
@@ -41,11 +44,14 @@ export function inName(text) {
   return /[A-Za-z0-9]/.test(plain) ? plain.slice(0, NAME_CHARACTERS) : "my-model";
 }
 
+// Whether the service says, in whatever language, that its field for a base is to be filled.
+export const wantsBase = said => /['「]from['」]/.test(said);
+
 // The time of day for today, and else the day.
 export function when(iso) {
   const date = new Date(iso);
   const isToday = date.toDateString() === new Date().toDateString();
-  return isToday ? date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" })
+  return isToday ? date.toLocaleTimeString(language, { hour: "numeric", minute: "2-digit" })
     : date.toLocaleDateString(language, { day: "numeric", month: "short" });
 }
 

@@ -1,7 +1,7 @@
 // An upload that can be gone on with: tus 1.0.0 (https://tus.io/protocols/resumable-upload). Which
 // upload a file has become stays in this browser, so that choosing the file again goes on with it.
 
-import { keyHeader, open } from "./service.js";
+import { ownHeaders, open } from "./service.js";
 import { _ } from "./text.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
@@ -30,7 +30,7 @@ async function refusalOf(status, body) {
 }
 
 async function request(method, path, headers = {}, signal = undefined) {
-  const answer = await fetch(path, { method, signal, headers: { ...VERSION, ...keyHeader(), ...headers } });
+  const answer = await fetch(path, { method, signal, headers: { ...VERSION, ...ownHeaders(), ...headers } });
   if (!answer.ok) throw await refusalOf(answer.status, await answer.text());
   return answer;
 }

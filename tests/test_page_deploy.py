@@ -1,0 +1,312 @@
+"""The page's places Deploy and Activity, and its header, in a real Chromium."""
+
+import random
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from app.archive.names import OWN_PREFIX
+from tests.browser import Page
+from tests.conftest import Zips, litter
+from tests.gguf_files import write_zip
+from tests.serving import Served, serve
+from tests.standin import Standin
+
+MEGABYTE = 2**20
+ONCE_UNDER_WAY = """
+const bar = document.getElementById("upload"), act = document.getElementById(arguments[0]);
+const look = () => bar.value > 0.02 ? act.click() : setTimeout(look, 1);
+look();
+"""
+
+
+@pytest.fixture
+def large(zips: Zips, tmp_path: Path) -> Path:
+    """A zip that takes a moment to send."""
+    rest = random.Random(0).randbytes(MEGABYTE) * 60
+    base = zipfile.ZipFile(zips.base).read("base.gguf")
+    return write_zip(tmp_path / "large.zip", {"base.gguf": base, "rest.bin": rest})
+
+
+@contextmanager
+def slow(page: Page, *, offline: bool = False, rate: int = 20 * MEGABYTE) -> Iterator[None]:
+    """Have the network send `rate` bytes a second, or nothing, for the block."""
+    run = page.driver.execute_cdp_cmd  # type: ignore[attr-defined]
+    limits = {"latency": 0, "downloadThroughput": -1}
+    run("Network.enable", {})
+    run(
+        "Network.emulateNetworkConditions",
+        {**limits, "offline": offline, "uploadThroughput": rate},
+    )
+    try:
+        yield
+    finally:
+        run(
+            "Network.emulateNetworkConditions",
+            {**limits, "offline": False, "uploadThroughput": -1},
+        )
+
+
+def choose(page: Page, *paths: Path) -> None:
+    page.find("#zip").send_keys("\n".join(map(str, paths)))
+    page.wait_until("!document.getElementById('file').hidden")
+
+
+def act_under_way(page: Page, button: str) -> None:
+    page.driver.execute_script(ONCE_UNDER_WAY, button)  # type: ignore[no-untyped-call]
+
+
+def test_a_file_is_described_and_what_will_happen_to_it(page: Page, zips: Zips) -> None:
+    choose(page, zips.both)
+    page.wait_for("#what", "llama 27K (F32) and a LoRA adapter")
+    page.wait_for("#becomes", "Ollama puts the adapter on its base: about 125.2 kB on Ollama.")
+    page.find("#quantize").send_keys("Q8_0")
+    page.wait_for("#becomes", "The adapter is merged into its base, and that is quantised to Q8_0")
+    page.click("#clear")
+    assert not page.find("#file").is_displayed()
+    assert page.find("#name").get_attribute("value") == ""
+    assert page.driver.switch_to.active_element.get_attribute("id") == "zip"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_it_is_read_out_of_any_zip(page: Page, zips: Zips, tmp_path: Path, method: int) -> None:
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("__MACOSX/._base.gguf", b"not a model")
+        packed.writestr("folder/base.gguf", zipfile.ZipFile(zips.base).read("base.gguf"))
+    choose(page, path)
+    page.wait_for("#what", "llama 27K (F32)")
+
+
+def test_several_files_are_one_model(
+    page: Page, zips: Zips, tmp_path: Path, models_dir: Path
+) -> None:
+    name = "轉接器-" + "x" * 120 + ".gguf"
+    both = zipfile.ZipFile(zips.both)
+    (tmp_path / "base.gguf").write_bytes(both.read("base.gguf"))
+    (tmp_path / name).write_bytes(both.read("lora.gguf"))
+    choose(page, tmp_path / "base.gguf", tmp_path / name)
+    page.wait_for("#what", "llama 27K (F32) and a LoRA adapter")
+    page.fill("#name", "several")
+    page.click("#send")
+    page.wait_for("#said", "several is on Ollama")
+    (model,) = (each for each in models_dir.iterdir() if not each.name.startswith(OWN_PREFIX))
+    found = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix == ".gguf"}
+    assert found == {"base.gguf": both.read("base.gguf"), name: both.read("lora.gguf")}
+
+
+def test_a_folder_is_one_model(page: Page, zips: Zips, tmp_path: Path, models_dir: Path) -> None:
+    folder = tmp_path / "my folder"
+    zipfile.ZipFile(zips.both).extractall(folder)
+    (folder / ".hidden").write_text("not sent")
+    page.find("#folder").send_keys(str(folder))
+    page.wait_for("#what", "and a LoRA adapter")
+    assert page.find("#name").get_attribute("value") == "my-folder"
+    page.click("#send")
+    page.wait_for("#said", "my-folder is on Ollama")
+    assert {path.name for path in (models_dir / "my folder").iterdir()} >= {
+        "base.gguf",
+        "lora.gguf",
+    }
+    assert not (models_dir / "my folder" / ".hidden").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("我的模型", "my-model"),
+        ("()", "my-model"),
+        ("modèle été (2)", "modele-ete-2"),
+        ("-a--b-.v2", "a-b.v2"),
+        ("x" * 200, "x" * 80),
+    ],
+)
+def test_any_file_name_suggests_a_name_that_ollama_takes(
+    page: Page, zips: Zips, tmp_path: Path, file: str, name: str
+) -> None:
+    path = tmp_path / f"{file}.zip"
+    path.write_bytes(zips.base.read_bytes())
+    choose(page, path)
+    assert page.find("#name").get_attribute("value") == name
+    assert page.run_script("return document.getElementById('name').checkValidity()")
+
+
+def test_the_name_s_rule_and_what_it_replaces_are_said(page: Page, zips: Zips) -> None:
+    page.deploy(zips.base)
+    page.wait_for("#said", "tiny_base is on Ollama")
+    page.wait_for("#name-said", "replaces tiny_base:latest")
+    page.fill("#name", "a@b")
+    page.wait_for("#name-said", "Letters, digits, dots")
+    assert "is-invalid" in str(page.find("#name").get_attribute("class"))
+    page.fill("#name", "TINY_base")
+    page.wait_for("#name-said", "replaces tiny_base:latest")
+    page.fill("#name", "new")
+    assert not page.find("#name-said").is_displayed()
+
+
+def test_an_upload_is_paused_survives_a_reload_and_goes_on(
+    page: Page, served: Served, large: Path, models_dir: Path
+) -> None:
+    choose(page, large)
+    page.wait_for("#what", "llama")
+    before = received(served)
+    with slow(page):
+        act_under_way(page, "pause")
+        page.click("#send")
+        page.wait_for("#said", "Paused. What has arrived is kept.")
+    assert 0 < float(page.find("#upload").get_attribute("value") or 0) < 1
+    page.driver.refresh()
+    page.wait_for("#uploads", "have arrived; kept until")
+    choose(page, large)
+    page.click("#send")
+    page.wait_for("#said", "large is on Ollama")
+    assert (models_dir / "large" / "rest.bin").stat().st_size == 60 * MEGABYTE
+    assert received(served) - before == large.stat().st_size
+    assert not litter(models_dir)
+
+
+def received(served: Served) -> float:
+    """How many bytes of resumable uploads have come."""
+    text = requests.get(f"{served.url}/metrics", timeout=30).text
+    found = re.search(r'received_bytes_total\{.*kind="resumable".*\} (\S+)', text)
+    return float(found[1]) if found else 0
+
+
+def test_an_upload_outlives_a_lost_connection(page: Page, served: Served, large: Path) -> None:
+    choose(page, large)
+    page.wait_for("#what", "llama")
+    before = received(served)
+    with slow(page):
+        page.run_script(
+            "setInterval(() => upload.value > 0.02 && (document.body.dataset.begun = 'yes'), 1)"
+        )
+        page.click("#send")
+        page.wait_until("document.body.dataset.begun")
+        with slow(page, offline=True):
+            page.wait_for("#said", "The connection is lost. It goes on as soon as it is back.")
+    page.run_script("dispatchEvent(new Event('online'))")
+    page.wait_for("#said", "large is on Ollama")
+    assert received(served) - before == large.stat().st_size
+
+
+def test_an_upload_that_stopped_is_deleted(page: Page, large: Path, models_dir: Path) -> None:
+    choose(page, large)
+    page.wait_for("#what", "llama")
+    with slow(page):
+        act_under_way(page, "pause")
+        page.click("#send")
+        page.wait_for("#said", "Paused")
+    page.driver.refresh()
+    page.click("[aria-label='Delete large.zip']")
+    page.wait_until("!document.querySelector('#uploads li')")
+    assert not litter(models_dir)
+    assert not any((models_dir / OWN_PREFIX / "uploads").iterdir())
+
+
+def test_what_failed_on_ollama_is_created_again_without_an_upload(
+    page: Page, served: Served, zips: Zips, standin: Standin
+) -> None:
+    standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
+    page.deploy(zips.both)
+    page.wait_for("#said", "disk on fire")
+    assert page.find(".failed label").text == "Create"
+    assert float(page.find("#create").get_attribute("value") or 1) < 1
+    before = received(served)
+    page.wait_for("#tasks", "disk on fire")
+    page.find("#next-steps button").click()
+    page.wait_for("#said", "tiny_lora is on Ollama")
+    assert received(served) == before
+    assert page.find("#task .phase:not([hidden]) label").text == "Push"
+
+
+def test_an_adapter_without_its_base_leads_to_the_choice_of_one(
+    page: Page, served: Served, zips: Zips
+) -> None:
+    with zips.base.open("rb") as file:
+        requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
+    choose(page, zips.lora)
+    page.wait_for("#problem", "Name the base in the field 'from'.")
+    page.click("#choose-base")
+    assert page.driver.switch_to.active_element.get_attribute("id") == "from"
+    page.driver.switch_to.active_element.send_keys("tiny_base", Keys.TAB)
+    page.wait_for("#becomes", "on Ollama")
+    page.click("#send")
+    page.wait_for("#said", "tiny_adapter is on Ollama")
+
+
+def test_when_the_service_goes_away_its_last_state_stays(
+    chromium: WebDriver, models_dir: Path, standin: Standin, zips: Zips
+) -> None:
+    with serve(models_dir, standin.url) as served:
+        with zips.base.open("rb") as file:
+            requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
+        page = Page(chromium, served.url)
+        page.wait_for("#models", "tiny_base")
+        port = int(served.url.rpartition(":")[2])
+    page.run_script("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for("#stale", "The service doesn't answer: this is what it said last.")
+    assert "tiny_base" in page.find("#models").text
+    assert "Ollama 0.32.15" in page.find("#servers").text
+    with serve(models_dir, standin.url, port=port):
+        page.wait_until("document.getElementById('stale').hidden")
+        chromium.get("about:blank")
+
+
+def test_the_tab_says_how_long_it_takes_and_is_itself_again(page: Page, large: Path) -> None:
+    choose(page, large)
+    page.wait_for("#what", "llama")
+    page.run_script(
+        "window.titles = new Set(); new MutationObserver(() => titles.add(document.title))"
+        ".observe(document.querySelector('title'), { childList: true })"
+    )
+    with slow(page):
+        page.click("#send")
+        page.wait_for("#said", "large is on Ollama")
+    titles = page.run_script("return [...titles]")
+    assert any(re.fullmatch(r"\d+:\d\d left · large", title) for title in titles)
+    assert page.driver.title == "model handler"
+
+
+def test_the_keyboard_alone_deploys(page: Page, zips: Zips) -> None:
+    """From the top of the page by Tab: skip link, places, settings, the form."""
+    page.find("#zip").send_keys(str(zips.base))
+    page.wait_for("#what", "llama")
+    page.run_script("document.activeElement.blur()")
+    reached = []
+    for _ in range(30):
+        ActionChains(page.driver).send_keys(Keys.TAB).perform()
+        focused = page.driver.switch_to.active_element
+        reached.append(focused.get_attribute("id"))
+        if reached[-1] == "send":
+            break
+    assert [name for name in reached if name] == ["clear", "name", "quantize", "send"]
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.wait_for("#said", "tiny_base is on Ollama")
+
+
+def test_without_scripts_one_deploys_lists_and_deletes(
+    page: Page, zips: Zips, models_dir: Path
+) -> None:
+    page.emulate("setScriptExecutionDisabled", value=True)
+    try:
+        page.driver.refresh()
+        page.find("#zip").send_keys(str(zips.both))
+        page.find("#name").send_keys("plain")
+        page.click("#send")
+        page.wait_for("main pre", "ollama run plain")
+        page.driver.get(page.driver.current_url.replace("/deploy", "/"))
+        page.click("noscript a")
+        page.wait_for("main", "tiny_lora")
+        page.click("main summary")
+        page.click("main form button")
+        page.wait_for("main", "Success delete model.")
+        assert not (models_dir / "tiny_lora").exists()
+    finally:
+        page.emulate("setScriptExecutionDisabled", value=False)
