@@ -96,7 +96,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._downloading: set[Client] = set()
         self._pools = {
             HEALTH: Threads(2, HEALTH),
-            LISTS: Threads(8, LISTS, newest_first=True),
+            LISTS: Threads(4, LISTS, newest_first=True),
             OLLAMA: Threads(8, OLLAMA, newest_first=True),
             DOWNLOADS: Threads(self.cfg.threads, DOWNLOADS, newest_first=True),
             WORK: Threads(self.cfg.threads, WORK),
