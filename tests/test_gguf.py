@@ -155,6 +155,14 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
         b"PK\3\4" + bytes(30),
         "isn't a GGUF file but a zip or a PyTorch file; convert the model to GGUF",
     ),
+    "more keys than any model": (
+        build(counts=(1, 16_385)),
+        "says that it has 1 tensors and 16385 metadata keys",
+    ),
+    "more tensors than any model": (
+        build(counts=(32_769, 0)),
+        "says that it has 32769 tensors and 0 metadata keys",
+    ),
     "version 1": (
         build(version=1),
         "is GGUF version 1; versions 2 and 3 can be used. Convert it again",

@@ -19,7 +19,7 @@ RANKS = (
     ("formats",),
 )
 FOR_ALL = ("progress", "metrics", "connection", "logs")
-WIRING = ("__init__", "gunicorn_conf", "start", "worker", "config", "errors", "__main__")
+WIRING = ("__init__", "factory", "gunicorn_conf", "start", "worker", "config", "errors", "__main__")
 WEB = ("flask", "werkzeug", "gunicorn", "jinja2")
 MODULES = sorted(APP.rglob("*.py"))
 

@@ -186,8 +186,15 @@ def test_no_secret_reaches_the_process(
     assert os.environ["PATH"] == seen[0]["PATH"]
 
 
-def test_the_caller_s_process_loads_no_numpy() -> None:
-    code = "import sys, app.weights.job, app.service.conversion; sys.exit('numpy' in sys.modules)"
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("app.weights.job, app.service.conversion", ["numpy"]),
+        ("app.weights.__main__, app.weights.convert", ["flask", "requests", "app.service"]),
+    ],
+)
+def test_each_process_loads_only_what_it_needs(modules: str, unwanted: list[str]) -> None:
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {unwanted}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

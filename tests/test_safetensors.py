@@ -49,6 +49,16 @@ def test_a_good_file() -> None:
     }
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_header_has_at_most_8_mib(beyond: int) -> None:
+    data = build(json.dumps({"a": info([1], 0, 4)}).encode().ljust(8 * 2**20 + beyond), 4)
+    if beyond:
+        with pytest.raises(SafetensorsError, match="or is cut off within its header"):
+            read_header(io.BytesIO(data), len(data))
+    else:
+        assert read_header(io.BytesIO(data), len(data)).tensors
+
+
 DEFECTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "isn't a safetensors file: it is too short"),
     "Git LFS": (

@@ -1,0 +1,102 @@
+"""The application, put together from its parts."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app import config as settings
+from app.archive.reader import Limits
+from app.modelfile.templates import Templates
+from app.ollama.client import Ollama
+from app.service.planner import Planner
+from app.service.work import Service
+from app.storage.directory import Storage
+from app.storage.tasks import TaskLog
+from app.views import BLUEPRINTS, assets, sentences, texts
+from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
+from app.views.failures import register_failures
+from app.views.json import JSONProvider
+from app.views.protocol.passing import answer_for_ollama
+from app.views.upload import UploadRequest
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The application: settings from the environment, overridden by `config`.
+
+    Makes the models directory where it isn't there, and removes what killed tasks left in it.
+    Raises config.SettingError for a setting that can't be read.
+    """
+    pages_folder = data_folder("templates")
+    app = Flask(__package__, template_folder=str(pages_folder), static_folder=None)
+    app.request_class = UploadRequest
+    app.json = JSONProvider(app)
+    app.url_map.strict_slashes = False
+    app.config.from_mapping(settings.from_environ(os.environ))
+    app.config.from_mapping(settings.from_mapping(config or {}))
+    app.config["MAX_CONTENT_LENGTH"] = app.config.pop("MAX_UPLOAD_BYTES")  # Flask's name for it
+    # Flask's own check of TRUSTED_HOSTS answers 400, and would refuse every address.
+    app.config["NAMES"], app.config["TRUSTED_HOSTS"] = app.config["TRUSTED_HOSTS"], None
+
+    limits = Limits(entries=app.config["MAX_ENTRIES"])
+    storage = Storage(
+        Path(app.config["MODELS_DIR"]), limits, upload_lifetime=app.config["UPLOAD_LIFETIME"]
+    )
+    storage.prepare()
+    owners = app.config["MODELFILES_DIR"]
+    folders = [Path(owners)] if owners else []
+    app.extensions["service"] = Service(
+        storage=storage,
+        tasks=TaskLog(storage.state_folder / "tasks"),
+        planner=Planner(
+            storage=storage,
+            templates=Templates(*folders, data_folder("modelfiles")),
+            merge=app.config["MERGE"],
+            quantize=app.config["DEFAULT_QUANTIZE"],
+            converter=app.config["CONVERTER"],
+            ollama_models=app.config["OLLAMA_MODELS"],
+        ),
+        ollamas=kept_clients(app.config),
+        verify=app.config["VERIFY"],
+    )
+    app.before_request(refuse_other_hosts)
+    app.before_request(refuse_other_origins)
+    app.before_request(require_key)
+    app.before_request(answer_for_ollama)
+    app.after_request(harden)
+    assets.init_app(app, pages_folder / "static")
+    texts.init_app(app)
+    sentences.init_app(app)
+    register_failures(app)
+    if count := app.config["TRUSTED_PROXIES"]:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=count, x_proto=count, x_host=count, x_prefix=count
+        )
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    return app
+
+
+def kept_clients(config: Mapping[str, Any]) -> Callable[[], list[Ollama]]:
+    """What gives the clients of the Ollama servers that are set, each made once."""
+    made: dict[str, Ollama] = {}
+
+    def clients() -> list[Ollama]:
+        urls = config["OLLAMA_HOST"]
+        for url in urls:
+            if url not in made:
+                made[url] = Ollama(url, config["CONNECT_TIMEOUT"], config["SILENCE_TIMEOUT"])
+        return [made[url] for url in urls]
+
+    return clients
+
+
+def data_folder(name: str) -> Path:
+    """The folder `name` of files that come along: inside the installed package, or beside it in a
+    checkout."""
+    package = Path(__file__).parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
