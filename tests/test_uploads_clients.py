@@ -257,3 +257,30 @@ def test_the_example_of_an_upload_goes_on_after_a_break(
     assert 0 < int(done.stdout.rpartition(" ")[2]) < size
     assert '"action": "Success create model"' in done.stdout
     assert (models_dir / "my_model" / "base.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("begins", "metadata", "status", "most"),
+    [
+        (b"PK\3\4", {"model_name_on_ollama": "a@b"}, 400, 0),
+        (b"PK\3\4", {"quantize": "Q9"}, 400, 0),
+        (b"<!DOCTYPE html><html>", {}, 422, 4_000_000),
+        (b"GGUF\3", {"model_name_on_ollama": "a"}, 422, 4_000_000),
+    ],
+    ids=["a name", "an option", "a page", "a broken model"],
+)
+def test_a_mistake_reaches_a_tus_client_that_still_sends(
+    url: str,
+    tmp_path: Path,
+    models_dir: Path,
+    begins: bytes,
+    metadata: dict[str, str],
+    status: int,
+    most: int,
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(begins + bytes(40_000_000))
+    named = {"filename": "m.gguf" if begins.startswith(b"GGUF") else "m.zip", **metadata}
+    said = tus_js(url, tmp_path / "m.gguf", metadata=named)
+    assert said.get("status") == status, said
+    assert said["sent"] <= most
+    check_nothing_is_left(models_dir)

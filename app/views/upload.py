@@ -41,7 +41,7 @@ def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Map
     boundary = request.mimetype_params["boundary"]
     with phase("receive"):
         form = FormUpload(staging, look, request.args, storage.limits.entries)
-        return form.read(_growing(), boundary)
+        return form.read(growing_reads(), boundary)
 
 
 def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFile) -> Upload:
@@ -50,13 +50,13 @@ def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFi
     staging.hold(upload.name)
     check_size(storage)
     with phase("receive"), staging.receive(filename, on_file) as arrival:
-        for piece in iter(partial(_growing(), BLOCK), b""):
+        for piece in iter(partial(growing_reads(), BLOCK), b""):
             arrival.write(piece)
             received("raw", len(piece))
     return upload
 
 
-def _growing() -> Callable[[int], bytes]:
+def growing_reads() -> Callable[[int], bytes]:
     """Reads the body: little at first, so that a slow client's mistake is seen as soon as it has
     come, and then in blocks that cost least."""
     most = FIRST_READ

@@ -32,7 +32,7 @@ from app.views.answers import service
 from app.views.fields import NEW_NAME, asked_for
 from app.views.form import BLOCK
 from app.views.stream import fails_as
-from app.views.upload import check_size
+from app.views.upload import check_size, growing_reads
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
@@ -173,7 +173,7 @@ class _LateLook:
 
 
 def _blocks() -> Iterator[bytes]:
-    for block in iter(partial(request.stream.read, BLOCK), b""):
+    for block in iter(partial(growing_reads(), BLOCK), b""):
         received("resumable", len(block))
         yield block
 

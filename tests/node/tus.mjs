@@ -6,7 +6,7 @@ import { Upload } from "tus-js-client";
 
 const [file, options] = process.argv.slice(2);
 const { stopAt = Infinity, terminate = false, ...own } = JSON.parse(options);
-const heard = { retries: 0, resumedAt: null };
+const heard = { retries: 0, resumedAt: null, sent: 0 };
 
 function end(result) {
   console.log(JSON.stringify({ ...heard, url: upload.url, ...result }));
@@ -25,6 +25,9 @@ const upload = new Upload(createReadStream(file), {
   },
   onAfterResponse(request, response) {
     if (request.getMethod() === "HEAD") heard.resumedAt = Number(response.getHeader("Upload-Offset"));
+  },
+  onProgress(sent) {
+    heard.sent = Math.max(heard.sent, sent);
   },
   async onChunkComplete(size, accepted) {
     if (accepted < stopAt) return;
