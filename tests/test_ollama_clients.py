@@ -22,7 +22,7 @@ from app.formats.gguf import open_header
 from app.modelfile import grammar
 from tests import go_client
 from tests.adapter_files import adapter
-from tests.conftest import litter
+from tests.conftest import litter, show
 from tests.gguf_files import write_base, write_lora
 from tests.javascript import run_node
 from tests.serving import serve
@@ -136,11 +136,8 @@ NAMES = {"base": "base.gguf", "wide": "wide.gguf", "lora": "lora.gguf", "qwen": 
 CASES = {
     "base": Case(("base",)),
     "base-and-adapter": Case(("base",), ("lora",), is_merged=True),
-    "adapter-among-files": Case(("base", "lora"), is_merged=True),
     "from-and-adapter": Case((), ("lora",), is_merged=True, fields={"from": "stored"}),
-    "folder-and-peft": Case(TRAINED, PEFT, "BF16", is_merged=True),
     "base-and-peft": Case(("wide",), PEFT, is_merged=True),
-    "quantize": Case(("base",), quantization="Q8_0", fields={"quantize": "q8_0"}),
     "quantize-folder": Case(TRAINED, quantization="Q4_K_M", fields={"quantize": "q4_K_M"}),
     "quantize-from": Case(quantization="Q8_0", fields={"from": "stored", "quantize": "q8_0"}),
 }
@@ -196,21 +193,36 @@ def test_what_ollama_has_dropped_by_python(
     said = [line["status"] for line in python.create(request, stream=True)]
     assert said[-2:] == ["writing manifest", "success"]
     check(place, name, case)
+    sent = {digest.replace(":", "-") for digest in request.get("files", {}).values()}
+    assert not sent & set(blobs_of(place))
 
 
-@pytest.mark.parametrize(
-    ("name", "is_streamed"), [("base-and-adapter", True), ("folder-and-peft", False)]
-)
+def test_shards(place: Place, files: dict[str, Path], python: Python) -> None:
+    names = ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")
+    said = python.create(Case(names).request("shards", python.send(files, names)), stream=True)
+    assert said[-1] == {"status": "success"}
+    assert sorted(place.sent("shards")["files"]) == list(names)
+    assert show(place.standin.url, "shards")["details"]["family"] == "llama"
+
+
+IN_JAVASCRIPT = {
+    "adapter-among-files": Case(("base", "lora"), is_merged=True, fields={"stream": True}),
+    "base-not-streamed": Case(("base",), fields={"stream": False}),
+}
+
+
+@pytest.mark.parametrize("model", IN_JAVASCRIPT)
 def test_what_ollama_has_dropped_by_javascript_through_nginx(
-    place: Place, files: dict[str, Path], name: str, is_streamed: bool
+    place: Place, files: dict[str, Path], model: str
 ) -> None:
-    case, model = CASES[name], f"js-{name}"
+    case = IN_JAVASCRIPT[model]
     names = (*case.files, *case.adapters)
-    request = case.request(model, {each: each for each in names}) | {"stream": is_streamed}
+    request = case.request(model, {each: each for each in names})
     sent = [f"{each}={files[each]}" for each in names]
     answer = run_node("create.mjs", place.behind_nginx, json.dumps(request), *sent)
     statuses = [json.loads(line).get("status") for line in answer.splitlines()]
-    assert statuses[-2:] == ["writing manifest", "success"] if is_streamed else ["success"]
+    end = ["writing manifest", "success"] if request["stream"] else ["success"]
+    assert statuses[-2:] == end
     check(place, model, case)
 
 
@@ -222,7 +234,6 @@ def check(place: Place, model: str, case: Case) -> None:
     assert not place.sent(model).keys() & {"adapters", "quantize"}
     kept = json.loads(requests.get(f"{place.url}/models/{model}/", timeout=30).text)
     assert kept["last_create"]["model_name_on_ollama"] == model
-    assert not list(place.models_dir.glob(".model-handler/blobs/*"))
 
 
 def test_a_file_that_is_here_is_not_read_and_the_connection_ends(
@@ -397,14 +408,10 @@ class Command:
 
 COMMANDS = {
     "a file": Command("FROM ./base.gguf\nSYSTEM Be brief.\nPARAMETER stop a\nPARAMETER stop b"),
-    "a file and an adapter": Command(
-        "FROM ./base.gguf\nADAPTER ./lora.gguf\nMESSAGE user hi", is_merged=True
-    ),
     "a folder and its adapter's": Command(
         'FROM ./trained\nADAPTER ./peft\nTEMPLATE """{{ .Prompt }}\n"""\nLICENSE a\nLICENSE b',
         *("Q4_K_M", True, {"quantize": "q4_K_M"}),
     ),
-    "an adapter for a model": Command("FROM stored\nADAPTER lora.gguf", is_merged=True),
     "a folder of a GGUF with configs": Command("FROM ./folder"),
 }
 

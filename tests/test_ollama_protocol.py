@@ -224,11 +224,11 @@ def test_what_is_kept_makes_the_same_model_again(
         assert {key: created(standin, model)[key] for key in said} == said
 
 
-def test_what_is_not_to_be_kept(models_dir: Path, ollama: str, base: Path, lora: Path) -> None:
+def test_what_is_not_to_be_kept(models_dir: Path, ollama: str, base: Path) -> None:
     sender = Sender(models_dir, ollama, KEEP_CREATED="0")
-    fields = {"files": {"b.gguf": sender.send(base)}, "adapters": {"a.gguf": sender.send(lora)}}
+    fields = {"files": {"b.gguf": sender.send(base)}, "quantize": "q8_0"}
     assert sender.create("gone", **fields) == SUCCESS
-    assert "model_handler.merged" in show(ollama, "gone")["model_info"]
+    assert show(ollama, "gone")["details"]["quantization_level"] == "Q8_0"
     assert sender.names() == []
     left = {path.suffix for path in models_dir.rglob("*") if path.is_file()}
     assert left <= {"", ".jsonl"}
@@ -256,9 +256,11 @@ def test_an_adapter_s_model_takes_over_what_its_base_says(
     assert sent["license"] == ["One.", "Two."]
 
 
-def test_a_base_that_carries_an_adapter_is_none(sender: Sender, base: Path, lora: Path) -> None:
-    fields = {"files": {"b.gguf": sender.send(base)}, "adapters": {"a.gguf": sender.send(lora)}}
-    assert sender.create("tuned", **fields) == SUCCESS
+def test_a_base_that_carries_an_adapter_is_none(
+    sender: Sender, base: Path, lora: Path, tmp_path: Path
+) -> None:
+    content = write_zip(tmp_path / "m.zip", {"b.gguf": base, "a.gguf": lora}).read_bytes()
+    assert "Success" in sender.client.put("/models/upload/tuned.zip", data=content).text
     last = sender.create("twice", **{"from": "tuned"}, adapters={"a.gguf": sender.send(lora)})
     assert "carries an adapter already" in last["error"]
 
