@@ -136,6 +136,34 @@ def test_one_that_does_not_even_say_its_version_is_left_out(
     assert has(other, "x")
 
 
+def test_one_that_is_mute_keeps_no_probe_waiting(
+    two: tuple[Standin, Standin], models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.views.health.LATER_SECONDS", 0.1)
+    mute, other = two
+    with mute.hold("/api/version"):
+        answer = make_app(models_dir, mute.url, other.url).test_client().get("/readyz")
+    assert answer.status_code == 200
+    checks = answer.json["checks"]  # type: ignore[index]
+    assert checks[f"ollama {other.url}"] == {"ok": True, "version": NEW}
+    assert "in time" in checks[f"ollama {mute.url}"]["error"]
+
+
+def test_nobody_waits_for_mute_servers_once_the_client_has_left(
+    two: tuple[Standin, Standin], plain: FlaskCaller, models_dir: Path
+) -> None:
+    app = make_app(models_dir, *(one.url for one in two))
+    steps = app.extensions["service"].create(
+        Task("1", "Failed create model"), "tiny_base", "x", Options(), ()
+    )
+    with ExitStack() as held:
+        for server in two:
+            held.enter_context(server.hold("/api/version"))
+        assert next(steps) is None
+        steps.close()  # Returns, although no server has answered.
+    assert not litter(models_dir)
+
+
 def test_so_many_at_once_and_no_more(
     plain: FlaskCaller, two: tuple[Standin, Standin], monkeypatch: pytest.MonkeyPatch
 ) -> None:

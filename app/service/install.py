@@ -20,7 +20,7 @@ from app.planning.plan import Plan
 from app.progress import Report
 from app.service.conversion import Converted, convert
 from app.service.lines import Line, Script, Steps, follow, follow_past
-from app.service.servers import side_by_side, silent
+from app.service.servers import introduced, side_by_side
 from app.storage.directory import Storage
 from app.storage.failures import StorageError
 from app.storage.model import Model
@@ -86,7 +86,7 @@ def targets_of(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Tar
     """A plan for each server. Raises what `make` raises where that isn't the server's own fault,
     and where it is so for all of them."""
     result = Targets(tuple(server.url for server in servers))
-    missing = silent(servers)
+    missing = introduced(servers)
     for server in servers:
         with result.attempt(server.url):
             if server.url in missing:

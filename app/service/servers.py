@@ -38,16 +38,26 @@ def check_any(servers: Sequence[Ollama]) -> None:
     raise failures[servers[0].url]
 
 
-def silent(servers: Sequence[Ollama]) -> dict[str, OllamaError]:
-    """Those of the servers that don't say their version, by URL, with what they say instead; what
-    the others say of themselves is known afterwards."""
-    answers = _asked(servers, _introduce if len(servers) > 1 else Ollama.recent_version)
+def introduced(servers: Sequence[Ollama]) -> dict[str, OllamaError]:
+    """Have all servers say what a plan asks of each; those that don't, as `silent` gives them."""
+    return silent(servers, _introduce if len(servers) > 1 else Ollama.recent_version)
+
+
+def silent(
+    servers: Sequence[Ollama],
+    ask: Callable[[Ollama], object],
+    later_seconds: float | None = None,
+) -> dict[str, OllamaError]:
+    """Those of the servers, by URL, that don't answer what all are asked at once, with what they
+    say instead; so also who doesn't within `later_seconds` (LATER_SECONDS) of another one."""
+    answers = _asked(servers, ask)
     missing = {server.url: server for server in servers}
     failures: dict[str, OllamaError] = {}
+    patience = LATER_SECONDS if later_seconds is None else later_seconds
     with suppress(queue.Empty):
         while missing:
             has_answered = len(missing) + len(failures) < len(servers)
-            server, error = answers.get(timeout=LATER_SECONDS if has_answered else None)
+            server, error = answers.get(timeout=patience if has_answered else None)
             del missing[server.url]
             if isinstance(error, OllamaError):
                 failures[server.url] = error

@@ -159,7 +159,8 @@ class Service:
         with ExitStack() as held:
             held.enter_context(self.storage.hold(name, task.uuid))
             model = self.storage.model(name)
-            servers = self.servers(asked)
+            servers = self._asked_for(asked)
+            yield from follow(lambda report: check_any(servers), 0, 0)
 
             def plan(report: Report) -> Targets:
                 selection = select(examine(model.files()), options.projector)

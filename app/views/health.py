@@ -1,6 +1,6 @@
 """Is the process there, and could it do its work?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -8,9 +8,12 @@ from flask import Blueprint, Response, current_app
 
 from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
-from app.ollama.client import Ollama
+from app.ollama.client import Ollama, OllamaError
+from app.service.servers import silent
 from app.views.access import has_key, host_is_ours
 from app.views.answers import json_answer, service
+
+LATER_SECONDS = 1.0
 
 blueprint = Blueprint("health", __name__)
 
@@ -36,7 +39,8 @@ def readyz() -> Response:
         "space": _check(space),
     }
     servers = service().ollamas()
-    of_servers = [_check(partial(_version, server)) for server in servers]
+    failures = silent(servers, Ollama.version, LATER_SECONDS)
+    of_servers = [_check(partial(_version, server, failures)) for server in servers]
     ready = all(check["ok"] for check in checks.values())
     ready = ready and any(check["ok"] for check in of_servers)
     for server, check in zip(servers, of_servers, strict=True):
@@ -53,8 +57,10 @@ def metrics() -> Response:
     return Response(exposition(service().storage.free_bytes()), content_type=CONTENT_TYPE_LATEST)
 
 
-def _version(server: Ollama) -> dict[str, Any]:
-    return {"version": server.version()}
+def _version(server: Ollama, failures: Mapping[str, OllamaError]) -> dict[str, Any]:
+    if server.url in failures:
+        raise failures[server.url]
+    return {"version": server.recent_version()}
 
 
 def _check(work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
