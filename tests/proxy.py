@@ -37,8 +37,8 @@ class Proxy:
                     threading.Thread(target=self._pass, args=ends, daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, left: int) -> None:
-        counted = target.getpeername() == self._target
         with suppress(OSError), source, target:
+            counted = target.getpeername() == self._target
             while left > 0 and (block := source.recv(min(2**16, left))):
                 left -= len(block)
                 self.received += len(block) if counted else 0
