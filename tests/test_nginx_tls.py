@@ -9,11 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import requests
 
 from tests.conftest import Zips, require_program
 from tests.documents import example
-from tests.serving import Served, serve
+from tests.serving import serve
 from tests.standin import Standin
 from tests.test_nginx import SITE, free_port, nginx
 
@@ -29,7 +28,6 @@ class Site:
     http: str
     https: str
     curl: tuple[str, ...]
-    service: Served
 
 
 @pytest.fixture
@@ -63,7 +61,6 @@ def site(tmp_path: Path, standin: Standin, models_dir: Path) -> Iterator[Site]:
             http=f"http://{HOST}:{plain}",
             https=f"https://{HOST}:{port}",
             curl=(*resolve, "--cacert", str(certificate)),
-            service=service,
         )
 
 
@@ -105,8 +102,3 @@ def test_its_location_is_that_of_the_site_that_ships() -> None:
     assert directives(BLOCK) == directives(SITE.read_text())
     formats = [re.search(r"log_format .*?;", text, re.S) for text in (BLOCK, SITE.read_text())]
     assert len({re.sub(r"\s+", " ", found[0]) for found in formats if found}) == 1
-
-
-def test_the_service_is_not_reached_by_another_name(site: Site) -> None:
-    answer = requests.get(site.service.url, headers={"Host": "evil.example"}, timeout=30)
-    assert answer.status_code == 421
