@@ -13,6 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
+from app.planning.create_request import parse
 from app.service.lines import Line
 from app.storage.blobs import SMALL_BYTES
 from app.storage.directory import Storage
@@ -330,3 +331,24 @@ def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         {**pushing, "completed": 4},
         {"status": "x", "total": 3},
     ]
+
+
+@pytest.mark.parametrize("down", ["first", "second"])
+def test_a_server_that_is_down_does_not_keep_the_other_from_it(
+    models_dir: Path, standin: Standin, down: str
+) -> None:
+    urls = ["127.0.0.1:9", standin.url]
+    sender = Sender(models_dir, ",".join(urls if down == "first" else reversed(urls)))
+    content = write_base(models_dir / "b.gguf").read_bytes()
+    digest = f"sha256:{sha256(content).hexdigest()}"
+    sender.client.post(f"/api/blobs/{digest}", data=content)
+    for model, body in (("base", {"files": {"b.gguf": digest}}), ("other", {"from": "base"})):
+        assert "can't be reached" in sender.create(model, **body)["error"]
+        assert show(standin.url, model)["details"]["family"] == "llama"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("q4_k", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("bf16", "BF16"), ("", None)]
+)
+def test_types_to_quantize_to(asked: str, meant: str | None) -> None:
+    assert parse({"model": "m", "from": "x", "quantize": asked}).quantization() == meant

@@ -23,6 +23,8 @@ from app.planning.unusable import Unusable
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _NOT_SENT_ON = ("draft_files", "draft_quantize", "remote_host", "info")
+# What llama.cpp and Ollama also take. Source: llama.cpp, tools/quantize/quantize.cpp.
+_OTHER_NAMES = {f"Q{bits}_K": f"Q{bits}_K_M" for bits in (3, 4, 5)}
 _NO_TEMPLATE = "{{ .Prompt }}"
 
 
@@ -66,8 +68,9 @@ class CreateRequest:
 
     def quantization(self) -> str | None:
         """The type to quantize to. Raises Refused for one that isn't known here."""
-        if self.quantize is None or self.quantize in QUANTIZE_TYPES:
-            return self.quantize
+        asked = _OTHER_NAMES.get(self.quantize or "", self.quantize)
+        if asked is None or asked in QUANTIZE_TYPES:
+            return asked
         known = ", ".join(QUANTIZE_TYPES)
         raise Refused(
             f"unsupported quantization type {self.quantize} - supported types are {known}"

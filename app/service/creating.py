@@ -69,7 +69,7 @@ class Creation:
         request = self.request
         if request.from_ is None or request.adapters:
             return {} if request.from_ else request.files
-        if request.quantize or not any(server.has_model(request.from_) for server in servers):
+        if request.quantize or not any(_has_model(server, request.from_) for server in servers):
             stored = self._stored(request.from_)
             files = stored.files() if stored else []
             if files and all(file.sha256 for file in files):
@@ -85,7 +85,7 @@ class Creation:
         if from_ is None:
             return None
         with suppress(OllamaError):
-            if all(server.takes_adapters() and server.has_model(from_) for server in servers):
+            if all(_has_model(server, from_) and server.takes_adapters() for server in servers):
                 return None
         for server in servers:
             with suppress(OllamaError, ModelfileError):
@@ -106,12 +106,20 @@ class Creation:
         body = {**self.request.body, "stream": True}
 
         def create(report: Report) -> None:
-            def say(status: dict[str, Any]) -> None:
-                report(f"Ollama: {status.get('status', '')}", {"ollama": status})
-
+            failures = []
             for server in servers:
+
+                def say(status: dict[str, Any], url: str = server.url) -> None:
+                    details = {"ollama": status, "server": url}
+                    report(f"Ollama: {status.get('status', '')}", details)
+
                 with self.service.storage.hold_name_on_ollama(server.url, new_name, uuid):
-                    server.create(body, say)
+                    try:
+                        server.create(body, say)
+                    except OllamaError as error:
+                        failures.append(error)
+            if failures:
+                raise failures[0]
 
         details = {"model": self.request.from_}
         yield Line(*CREATE.begin, details)
@@ -176,6 +184,13 @@ class Creation:
             raise Refused("This is an adapter without a base model. Name its base in 'from'.")
         adapter = selection.adapter.stated()[0] if selection.adapter else None
         return modelfile(request, bases, adapter, base)
+
+
+def _has_model(server: Ollama, name: str) -> bool:
+    """Whether the server has the model, and says so."""
+    with suppress(OllamaError):
+        return server.has_model(name)
+    return False
 
 
 def _but_last(steps: Steps[None]) -> Steps[Line | None]:
