@@ -82,6 +82,7 @@ EXAMPLES = {
         f"curl -N {_JSON} $service/api/create -d '{{\"model\": \"terse\", \"from\": \"my-model\",\n"
         "  \"system\": \"You are terse.\"}'"
     ),
+    "GET /list": "curl $service/list",
     "GET /tasks/": "curl $service/tasks/",
     "GET /tasks/{uuid}": "curl $service/tasks/$task",
     "GET /": "curl $service/",
@@ -93,6 +94,10 @@ EXAMPLES = {
     "GET /metrics": "curl $service/metrics",
     "GET /openapi.json": "curl $service/openapi.json",
     "GET /docs": "curl $service/docs",
+    "POST /delete": (
+        "curl -T my_model.zip $service/models/upload/old.zip\n"
+        "curl -d model=old $service/delete"
+    ),
     "DELETE /models/": (
         f"curl -X DELETE {_JSON} $service/models/ -d '{{\"model\": \"my_model\"}}'"
     ),

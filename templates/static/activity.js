@@ -58,7 +58,7 @@ function showFigures(phase, { action, details }) {
 
 function showLine({ status, message }) {
   const { error, hint, model_name_on_ollama: created } = message.details;
-  if (status !== 200) return fail([message.action, error, hint].filter(Boolean).join("\n"));
+  if (status !== 200) return fail([error, hint].filter(Boolean).join("\n") || message.action);
   if (created) return finish(created);
   if (message.action === "Start create model.") stored = message.details.model;
   if (message.details.servers) targets = message.details.servers.map(each => each.server);

@@ -32,8 +32,8 @@ function item([name, colour, word], heading, time, ...content) {
 }
 
 function heading({ model, model_name_on_ollama: made_as }) {
-  if (!made_as) return made("div", {}, model ?? "");
-  return made("div", {}, model, " → ", made("b", {}, made_as));
+  const name = made("bdi", {}, model ?? "");
+  return made("div", {}, name, ...made_as ? [" → ", made("b", {}, made_as)] : []);
 }
 
 async function showLines(uuid, details) {
@@ -81,7 +81,7 @@ function uploadItem({ upload: id, name, bytes, total_bytes: total, started, expi
       { sent: inUnits(bytes), size: inUnits(total), date: until });
   const upload = { key: known?.key ?? path, path, name, size: total, as: known?.as };
   const goOn = isWhole ? _("Deploy it") : _("Go on: choose the file again");
-  return item(["pause-circle-fill", "text-warning", _("unfinished")], made("div", {}, name), started,
+  return item(["pause-circle-fill", "text-warning", _("unfinished")], made("div", {}, made("bdi", {}, name)), started,
     made("div", { className: "small text-body-secondary num" }, said),
     made("div", { className: "d-flex flex-wrap gap-2 mt-2" },
       (known || isWhole) && button(goOn, () => document.dispatchEvent(new CustomEvent("go-on", { detail: { upload, isWhole } })), `${goOn} ${name}`),
