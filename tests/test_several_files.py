@@ -91,6 +91,11 @@ ROWS: dict[str, tuple[Any, dict[str, str], str, str, list[str]]] = {
                    "adapter_config.json": PEFT["adapter_config.json"]},
         {}, "mine.safetensors", "mine", ["adapter_config.json", "mine.safetensors"],
     ),
+    "an adapter and its config as a field": (
+        lambda f: {"mine.safetensors": PEFT["adapter_model.safetensors"]},
+        {"adapter_config": PEFT["adapter_config.json"].decode()},
+        "mine.safetensors", "mine", ["adapter_config.json", "mine.safetensors"],
+    ),
     "shards with their index": (
         lambda f: {**{n: c for n, c in HF_MODEL.items() if n != "model.safetensors"},
                    "model-00001-of-00001.safetensors": HF_MODEL["model.safetensors"],
@@ -249,6 +254,25 @@ def test_what_is_refused(client: FlaskClient, files: Files, models_dir: Path, ro
     assert line["message"]["details"]["error"].startswith(sentence)
     assert stored(models_dir) == {}
     assert not litter(models_dir)
+
+
+def test_an_adapter_as_the_body(client: FlaskClient, models_dir: Path) -> None:
+    """Its config is in the query; without it, the body isn't asked for."""
+    config = PEFT["adapter_config.json"].decode()
+    path, data = "/models/upload/mine.safetensors", PEFT["adapter_model.safetensors"]
+    answer = client.put(path, data=data, query_string={"adapter_config": config})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["message"]["details"] for line in lines] == [{"model": "mine.safetensors"}] * 3
+    assert stored(models_dir) == {"mine": ["adapter_config.json", "mine.safetensors"]}
+    assert client.get("/models/mine/").json["kind"] == "adapter"  # type: ignore[index]
+    for query, error in {
+        "": "mine.safetensors comes without a config, which tells what it is.",
+        '{"peft_type": "IA3"}': "adapter_config.json: IA3 isn't a LoRA adapter.",
+        "[]": "adapter_config.json isn't",
+    }.items():
+        answer = client.put(path, data=data, query_string={"adapter_config": query})
+        assert answer.status_code == 422
+        assert error in json.loads(answer.text)["message"]["details"]["error"]
 
 
 def test_a_file_twice(client: FlaskClient, files: Files) -> None:

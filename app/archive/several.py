@@ -42,6 +42,11 @@ class SeveralFiles:
         size = output.size
         self._intake.done(Arrived(name, said, size, compressed_size=size, file=output.end()))
 
+    def add(self, said: str, content: bytes) -> None:
+        """Take a file whose content is here; raises as `file`."""
+        with self.file(said) as write:
+            write(content)
+
     def finish(self) -> None:
         """Wait until all is written. Raises OSError."""
         self._writer.wait()

@@ -18,7 +18,9 @@ from app.views.answers import asked_servers
 
 FILE_FIELDS = ("Model", "model")
 NEW_NAME = "model_name_on_ollama"
-OF_QUERY = frozenset((*FIELDS, NEW_NAME, "name", "server", "verbose"))
+CONFIG_FIELD = "adapter_config"
+"""The text of an adapter_config.json, for an adapter whose weights come alone."""
+OF_QUERY = frozenset((*FIELDS, NEW_NAME, CONFIG_FIELD, "name", "server", "verbose"))
 OF_FORM = OF_QUERY | frozenset(FILE_FIELDS)
 OF_CREATE = OF_QUERY | {"model"}
 OF_JSON_UPLOAD = OF_QUERY | {"upload", "known"}

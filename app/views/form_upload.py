@@ -10,11 +10,12 @@ from app.archive.intake import OnFile
 from app.archive.names import is_junk
 from app.archive.several import SeveralFiles
 from app.metrics import received
+from app.planning.folders import ADAPTER_CONFIG
 from app.planning.options import BadRequest
 from app.service.work import Upload
 from app.storage.names import ARCHIVES, check_name, name_of_upload, without_extension
 from app.storage.staging import Staging
-from app.views.fields import FILE_FIELDS, NEW_NAME, OF_FORM, check_names
+from app.views.fields import CONFIG_FIELD, FILE_FIELDS, NEW_NAME, OF_FORM, check_names
 from app.views.form import Part, form_parts
 
 MAX_FIELD_BYTES = 500_000
@@ -64,6 +65,7 @@ class FormUpload:
                         raise _unchosen()
                 else:
                     self._take_file(part, part.filename, receiving)
+            self._add_config()
         upload = self._archive or self._several()
         self._staging.hold(upload.name)
         return upload, self.fields
@@ -94,6 +96,12 @@ class FormUpload:
         self._names.append(filename)
         with self._files.file(filename) as write:
             _pass_on(part, write)
+
+    def _add_config(self) -> None:
+        """Make the field with an adapter's config the file that it is, unless that came, too."""
+        config = self.fields.get(CONFIG_FIELD)
+        if self._files and config and ADAPTER_CONFIG not in self._names:
+            self._files.add(ADAPTER_CONFIG, config.encode())
 
     def _hold_early(self, filename: str) -> None:
         """Hold the model that it will be, as far as the first file and what came before it tell."""

@@ -70,6 +70,11 @@ _MODEL_FILES = {
         "description": "The model's name, where files come by themselves: otherwise their folder's,"
         " that of the one file of weights, or the name on Ollama. Not for archives.",
     },
+    "adapter_config": {
+        "type": "string",
+        "description": "The text of the adapter_config.json of an adapter whose .safetensors comes"
+        " alone; in the query where that is the body.",
+    },
 }
 _FILES = {
     "type": "array",

@@ -1,6 +1,7 @@
 """Uploads on their way in: their bytes go straight to where they are worked on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,14 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from app.archive.intake import OnFile
 from app.connection import Connection
 from app.metrics import phase, received
+from app.planning.folders import ADAPTER_CONFIG
 from app.planning.options import BadRequest
+from app.planning.unusable import Unusable
 from app.service.work import Upload
 from app.storage.directory import Storage
 from app.storage.names import name_of_upload
 from app.storage.staging import Staging
+from app.views.fields import CONFIG_FIELD
 from app.views.form import BLOCK
 from app.views.form_upload import FormUpload, Look
 
@@ -45,15 +49,48 @@ def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Map
 
 
 def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFile) -> Upload:
-    """Read a body that is the upload itself, as `curl -T` sends it; raises as `receive` does."""
+    """Read a body that is the upload itself, as `curl -T` sends it; raises as `receive` does.
+
+    An adapter in safetensors has its config in the query.
+    """
     upload = Upload(staging, filename, name_of_upload(filename))
+    config = _config_in_query(filename)
     staging.hold(upload.name)
     check_size(storage)
-    with phase("receive"), staging.receive(filename, on_file) as arrival:
+    with phase("receive"), _taking(staging, filename, config, on_file) as take:
         for piece in iter(partial(growing_reads(), BLOCK), b""):
-            arrival.write(piece)
+            take(piece)
             received("raw", len(piece))
     return upload
+
+
+def _config_in_query(filename: str) -> bytes | None:
+    """The config of a safetensors file; None for what needs none. Raises Unusable."""
+    if not filename.lower().endswith(".safetensors"):
+        return None
+    config = request.args.get(CONFIG_FIELD)
+    if not config:
+        raise Unusable(
+            f"{filename} comes without a config, which tells what it is.",
+            "Send its folder in a zip or a tar, or its files in one form; an adapter's config also"
+            f" goes into the query, as {CONFIG_FIELD}.",
+        )
+    return config.encode()
+
+
+@contextmanager
+def _taking(
+    staging: Staging, filename: str, config: bytes | None, on_file: OnFile
+) -> Iterator[Callable[[bytes], None]]:
+    """What takes a body's bytes."""
+    if config is None:
+        with staging.receive(filename, on_file) as arrival:
+            yield arrival.write
+        return
+    with staging.receive_files(on_file) as files:
+        files.add(ADAPTER_CONFIG, config)
+        with files.file(filename) as write:
+            yield write
 
 
 def growing_reads() -> Callable[[int], bytes]:
