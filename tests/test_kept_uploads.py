@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from app.storage.directory import Storage
+from app.storage.failures import NoSpace
 from tests.callers import FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import write_zip
@@ -168,3 +170,22 @@ def test_a_resumable_upload_stays_as_it_is(
     )
     assert stored(models_dir) == {}
     assert caller.send_json("POST", "/models/deploy/", asked).last["status"] == 200
+
+
+def test_no_room_for_what_would_be_made_of_it(
+    app: Flask, files: Files, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said after the lines of the upload, as the hint of the last one."""
+
+    def full(self: object, size: int, what: str, **_: object) -> None:
+        if what not in ("This upload", "Extracting this archive"):
+            raise NoSpace(f"{what} needs {size} bytes.")
+
+    monkeypatch.setattr(Storage, "require_space", full)
+    zipped = write_zip(tmp_path / "m.zip", {"base.gguf": files.f16})
+    answer = FlaskCaller(app.test_client()).send_form(
+        "/models/deploy/", [NAME, ("quantize", "Q8_0"), ("Model", zipped)]
+    )
+    assert (answer.status, answer.last["status"]) == (200, 507)
+    assert answer.last["details"]["hint"] == KEPT
+    assert stored(models_dir) == {"m": ["base.gguf"]}

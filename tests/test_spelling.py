@@ -118,6 +118,11 @@ def test_what_resembles_no_field_is_ignored_and_named(
     assert not any(any(each[1 if verbose == "1" else 0 :]) for each in named)
 
 
+def test_a_delete_says_what_was_meant(caller: FlaskCaller) -> None:
+    answer = caller.send_json("DELETE", "/models/", {"modle": "tiny_lora"})
+    assert answer.last["details"]["error"] == "There is no field 'modle'. Did you mean 'model'?"
+
+
 def test_many_fields_cost_little(caller: FlaskCaller) -> None:
     many = {f"field_{number}": number for number in range(200_000)}
     answer = caller.send_json("POST", "/models/create/?verbose=1", {**many, **JSON})

@@ -19,6 +19,8 @@ from app.storage.staging import Staging
 KEPT_FOR = (BadRequest, InvalidName, ModelfileError, OllamaError, Unfit, Busy, NoSuchModel)
 """What another request, or another moment, would put right, with the same files."""
 
+STILL_HERE = "The upload is still here: send the same request again, without its bytes."
+
 
 @contextmanager
 def keeping(staging: Staging) -> Iterator[None]:
@@ -38,17 +40,26 @@ def keep(staging: Staging, archive: Archive, selection: Selection, error: Except
     Raises as Staging.extract and Staging.publish.
     """
     if staging.keeps_upload:
-        said = "The upload is still here: send the same request again, without its bytes."
+        _add_hint(error, STILL_HERE)
     else:
         name = staging.model_name
         with phase("extract"):
             staging.extract(archive, selection.facts(), _report_nothing)
         staging.publish(name)
         error.kept_as = name  # type: ignore[attr-defined]
-        said = (
-            f"The upload is kept as model {name!r}: POST /models/create/ makes it, without a new"
-            " upload."
-        )
+        say_kept(name, error)
+
+
+def say_kept(name: str, error: Exception) -> None:
+    """Have `error` say that the upload is the model `name`."""
+    _add_hint(
+        error,
+        f"The upload is kept as model {name!r}: POST /models/create/ makes it, without a new"
+        " upload.",
+    )
+
+
+def _add_hint(error: Exception, said: str) -> None:
     error.hint = " ".join(filter(None, (getattr(error, "hint", None), said)))  # type: ignore[attr-defined]
 
 

@@ -28,15 +28,16 @@ from app.planning.selection import Selection, select, select_with_any_projector
 from app.progress import Report
 from app.service.conversion import check
 from app.service.install import Installation, Targets, targets_of
-from app.service.keeping import KEPT_FOR, keep, keeping
+from app.service.keeping import KEPT_FOR, keep, keeping, say_kept
 from app.service.lines import Line, Script, Steps, Task, follow
 from app.service.planner import Planner, entries, held_by
 from app.service.servers import check_any
 from app.storage.directory import Storage
-from app.storage.failures import NoSuchModel
+from app.storage.failures import NoSpace, NoSuchModel
 from app.storage.model import BLOCK, Model
 from app.storage.staging import Staging
 from app.storage.tasks import TaskLog
+from app.weights.errors import WeightsKilled
 
 FAILED_UPLOAD = "Failed upload model file."
 FAILED_CREATE = "Failed create model"
@@ -204,6 +205,9 @@ class Service:
                     f"The upload is kept as model {model.name!r}: once Ollama is available again,"
                     " POST /models/create/ makes it, without a new upload."
                 )
+                raise
+            except (NoSpace, WeightsKilled) as error:
+                say_kept(model.name, error)
                 raise
 
     def describe(self, name: str) -> dict[str, Any]:

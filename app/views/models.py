@@ -49,9 +49,11 @@ def list_models(task: Task) -> Steps[None]:
 @blueprint.delete("/")
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
-    name = text(json_object(), "model")
+    fields = json_object()
+    check_names(fields, {"model"})
+    name = text(fields, "model")
     task.facts["model"] = name
-    yield from service().delete(task, name)
+    yield from naming_ignored(service().delete(task, name))
 
 
 @blueprint.post("/upload/")
