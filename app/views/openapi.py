@@ -440,7 +440,8 @@ def description() -> dict[str, Any]:
     for path, item in paths.items():
         for method in item.keys() - {"parameters"}:
             route = f"{method.upper()} {path}"
-            item[method]["x-codeSamples"] = [{"lang": "Shell", "source": EXAMPLES[route]}]
+            if route in EXAMPLES:
+                item[method]["x-codeSamples"] = [{"lang": "Shell", "source": EXAMPLES[route]}]
             if route in LINES:
                 item[method] |= {"x-lines": LINES[route], "x-failure": FAILURES[route]}
     of_ollama = {
