@@ -86,7 +86,6 @@ EXAMPLES = {
     "GET /tasks/": "curl $service/tasks/",
     "GET /tasks/{uuid}": "curl $service/tasks/$task",
     "GET /": "curl $service/",
-    "GET /list": "curl $service/list",
     "POST /deploy": (
         "curl -F model_name_on_ollama=my-model -F Model=@my_model.zip $service/deploy"
     ),
