@@ -50,6 +50,9 @@ SENTENCES = {
 }
 
 
+ERROR_CHARACTERS = 4000
+
+
 @dataclass(frozen=True)
 class Failure:
     """What a client is told of a failure: HTTP status, a sentence, what may help, the line of the
@@ -74,15 +77,22 @@ def describe(error: Exception) -> Failure:
     for kind in type(error).__mro__:
         if kind in STATUS:
             more = {name: getattr(error, name, None) for name in ("hint", "line", "kept_as")}
-            return Failure(STATUS[kind], str(error), **more)
+            return Failure(STATUS[kind], _clipped(str(error)), **more)
     if isinstance(error, ParseException):
         return Failure(400, f"The request's body can't be read: {_plain(error)}.")
     if isinstance(error, HTTPException):
         said = error.description if error.description != type(error).description else None
-        return Failure(error.code or 500, said or SENTENCES.get(error.code or 500, error.name))
+        told = said or SENTENCES.get(error.code or 500, error.name)
+        return Failure(error.code or 500, _clipped(told))
     if isinstance(error, OSError):
         return _describe_os_error(error)
     return Failure(500, "The service failed unexpectedly.", "Its log says more.")
+
+
+def _clipped(text: str) -> str:
+    """The text without its middle, where it is longer than anybody reads."""
+    half = ERROR_CHARACTERS // 2
+    return text if len(text) <= ERROR_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 def _plain(error: Exception) -> str:

@@ -4,6 +4,8 @@ import json
 import logging
 from uuid import uuid4
 
+from app.logs import as_pairs
+
 log = logging.getLogger(__name__)
 
 
@@ -11,7 +13,8 @@ def refusal(status: int, reason: str, sentence: str) -> bytes:
     """The whole answer to a request that never came to be one, in the contract's shape; it stands
     in the log too."""
     task = str(uuid4())
-    log.warning("task %s: %s %s", task, status, sentence)
+    facts = {"task_uuid": task, "status": status, "error": sentence}
+    log.warning("task %s: refused %s", task, as_pairs(facts), extra=facts)
     message = {
         "action": "Failed request.",
         "task_uuid": task,

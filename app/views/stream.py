@@ -271,7 +271,17 @@ def logged(task: Task, error: Exception) -> Failure:
     nothing in errors.STATUS foresees it."""
     failure = _told(error)
     unforeseen = error if failure.status == 500 else None
-    log.warning("task %s: %s %s", task.uuid, failure.status, failure.error, exc_info=unforeseen)
+    facts = {
+        "task_uuid": task.uuid,
+        "status": failure.status,
+        "client": request.remote_addr or "",
+        "method": request.method,
+        "path": request.path,
+        "error": failure.error,
+    }
+    facts = bounded(facts, FACT_CHARACTERS)
+    said = as_pairs(facts)
+    log.warning("task %s: refused %s", task.uuid, said, exc_info=unforeseen, extra=facts)
     return failure
 
 
