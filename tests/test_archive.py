@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.archive import zip_records
+from app.archive import zip_headers, zip_records
 from app.archive.arrival import Arrival
 from app.archive.reader import Archive, ArchiveError, Entry, Limits, ZipArchive
 from tests.conftest import require_program
@@ -286,8 +286,13 @@ def by_finder(entries: Sequence[tuple[str, int, bytes]] = FINDER, method: int = 
     return by_hand(packed, piped=True, wrap=2**16)
 
 
+def wrap_at_64_kib(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (zip_headers, zip_records):
+        monkeypatch.setattr(module, "WRAP", 2**16)
+
+
 def test_finder_beyond_4_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zip_records, "WRAP", 2**16)
+    wrap_at_64_kib(monkeypatch)
     assert arrived(tmp_path, by_finder()) == {"base.bin": FINDER[1][2], "a.txt": b"hello"}
 
 
@@ -302,7 +307,7 @@ FINDER_DEFECTS = {
 def test_finder_where_it_can_t_be_told(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zip_records, "WRAP", 2**16)
+    wrap_at_64_kib(monkeypatch)
     with pytest.raises(ArchiveError, match=r"as macOS's Finder does.*`zip -r model.zip model`"):
         arrived(tmp_path, FINDER_DEFECTS[name]())
 

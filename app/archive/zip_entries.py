@@ -11,7 +11,7 @@ from app.archive.decoder import DEFLATED, STORED, Decoder, check_method
 from app.archive.intake import Arrived, Buffer, Intake, Output, Waiting
 from app.archive.limits import ArchiveError, check_ratio
 from app.archive.names import is_junk
-from app.archive.zip_records import (
+from app.archive.zip_headers import (
     DESCRIPTOR_BYTES,
     HAS_DESCRIPTOR,
     LOCAL,
