@@ -489,6 +489,7 @@ REFUSED = {
         fields={"merge": "never", "quantize": "Q8_0"},
         action=CREATE,
         version="0.34.1",
+        kept=True,
     ),
     "adapter alone, no base named": Refused(
         lambda f: {"lora.gguf": f.lora},
