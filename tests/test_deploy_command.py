@@ -1,7 +1,6 @@
 """`model-handler deploy`: what a user has in hand, to a model, by a service that runs."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +8,16 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner, Result
 from flask.testing import FlaskClient
 
+from app.commands import main
 from app.commands.payload import BLOCK, FilePayload, Folder
 from app.commands.sending import Sender
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_base, write_lora
 from tests.proxy import proxy
 from tests.serving import Served
-from tests.test_commands import run
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,8 @@ def make_folder(folder: Path, seed: int) -> Path:
     return folder
 
 
-def deploy(url: str, path: Path, *more: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return run("deploy", str(path), *more, "--server", url, **environ)
+def deploy(url: str, path: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, ["deploy", str(path), *more, "--server", url])
 
 
 @pytest.mark.parametrize("kind", ["zip", "gguf", "folder"])
@@ -57,7 +57,7 @@ def test_what_a_user_has_becomes_a_model(
 ) -> None:
     path = {"zip": zips.both, "gguf": folder / "base.gguf", "folder": folder}[kind]
     done = deploy(served.url, path, new_name)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "100% Success create model" in done.stdout
     assert (models_dir / path.stem).is_dir()
     assert not (models_dir / path.stem / ".cache").exists()
@@ -76,7 +76,7 @@ def test_a_second_adapter_on_the_same_base_sends_no_base(
     for path in (folder, second, second):
         with proxy(served.url) as passing:
             done = deploy(passing.url, path, new_name)
-            assert done.returncode == 0, done.stderr
+            assert done.exit_code == 0, done.stderr
             sent.append(passing.received)
     assert sent[0] > base + lora
     assert max(sent[1:]) < lora + 20_000
@@ -88,11 +88,11 @@ def test_a_folder_that_is_there_whole_is_not_sent(
     served: Served, folder: Path, new_name: str, models_dir: Path
 ) -> None:
     (folder / "lora.gguf").unlink()
-    assert deploy(served.url, folder, new_name).returncode == 0
+    assert deploy(served.url, folder, new_name).exit_code == 0
     again = folder.rename(folder.with_name("again"))
     with proxy(served.url) as passing:
         done = deploy(passing.url, again, new_name)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert passing.received < 20_000
     assert (models_dir / "again" / "base.gguf").samefile(models_dir / "first" / "base.gguf")
 
@@ -105,7 +105,7 @@ def test_a_broken_connection_is_gone_on_with(
     size = (folder / "base.gguf").stat().st_size
     with proxy(served.url, size // 2, size // 4) as passing:
         done = deploy(passing.url, path, new_name)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert passing.received < size * 3 // 2 + 2**18
     stored = models_dir / path.stem / "base.gguf"
     assert stored.read_bytes() == (folder / "base.gguf").read_bytes()
@@ -143,9 +143,9 @@ def test_what_a_failed_deploy_sent_is_not_sent_again(
     base = folder / "base.gguf"
     with proxy(served.url) as passing:
         failed = deploy(passing.url, base, new_name, "--set", "projector=none.gguf")
-        assert (failed.returncode, "none.gguf" in failed.stderr) == (1, True), failed.stderr
+        assert (failed.exit_code, "none.gguf" in failed.stderr) == (1, True), failed.stderr
         done = deploy(passing.url, base, new_name)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert passing.received < base.stat().st_size + 20_000
 
 
@@ -153,7 +153,7 @@ def test_a_failure_is_told_and_is_the_exit_status(
     served: Served, zips: Zips, new_name: str, tmp_path: Path
 ) -> None:
     refused = deploy(served.url, zips.both, "not a name")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "Error: " in refused.stderr
     text = tmp_path / "model.txt"
     text.write_text("no model")

@@ -78,7 +78,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
 
 
 @given(requests=st.lists(REQUESTS, max_size=6))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_headers_are_a_fault_and_nothing_is_left(
     client: FlaskClient, requests: list[tuple[str, str, dict[str, str], bool, bytes]]
 ) -> None:
