@@ -122,4 +122,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as error:  # the service didn't start, and has said why
+        raise SystemExit(str(error)) from error

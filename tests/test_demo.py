@@ -1,6 +1,7 @@
 """`make demo`: installs only what it needs, deploys, and leaves nothing behind."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -42,3 +43,18 @@ def test_it_deploys_removes_its_model_and_says_what_comes_next(standin: Standin)
     assert f"\n{NAME}:latest\n" in done.stdout
     assert done.stdout.splitlines()[-3:] == list(NEXT)
     assert requests.get(f"{standin.url}/api/tags", timeout=30).json()["models"] == []
+
+
+def test_a_port_in_use_is_said_without_a_traceback(standin: Standin) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.demo", "--port", str(taken.getsockname()[1])],
+            cwd=ROOT,
+            env={**os.environ, "OLLAMA_HOST": standin.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert "Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
