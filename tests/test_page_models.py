@@ -152,6 +152,26 @@ def test_each_state_of_the_list(page: Page, models_dir: Path) -> None:
     page.wait_until("document.getElementById('models-stale').hidden")
 
 
+def test_an_open_menu_and_what_has_the_focus_outlive_a_change(
+    page: Page, served: Served, zips: Zips
+) -> None:
+    upload(served, zips.base)
+    upload(served, zips.both)
+    reload(page, 2)
+    page.click('[aria-label="Actions for tiny_base"]')
+    page.wait_until("document.querySelector('#models .dropdown-menu.show')")
+    create(served, "tiny_base", "tiny")
+    create(served, "tiny_lora", "other")
+    page.run_script("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for("#models", "other")
+    assert "tiny:" not in page.find("#models").text
+    assert page.find("#models .dropdown-menu.show").is_displayed()
+    page.find("#models .dropdown-menu.show button").send_keys(Keys.ESCAPE)
+    page.wait_until("document.querySelectorAll('#models .dot').length === 2")
+    label = "document.activeElement.getAttribute('aria-label')"
+    assert page.run_script(f"return {label}") == "Actions for tiny_base"
+
+
 def test_a_model_in_full(page: Page, served: Served, zips: Zips, standin: Standin) -> None:
     upload(served, zips.both)
     create(served, "tiny_lora", "first", system="You are terse.", quantize="Q8_0")

@@ -19,9 +19,9 @@ const ORDERS = {
   size: (one, other) => (other.size ?? 0) - (one.size ?? 0) || ORDERS.name(one, other),
   date: (one, other) => (other.created_at ?? "").localeCompare(one.created_at ?? "") || ORDERS.name(one, other),
 };
-const hasChanged = memory();
 const isNewList = memory();
 let models = null;
+let rows = new Map();  // by model, those that are shown
 let state = "loading";
 let page = 0;
 
@@ -157,6 +157,24 @@ function showOnly(id) {
   for (const each of STATES) byId(each).hidden = each !== id;
 }
 
+// A row that says the same is the same, and so is one whose menu is open: nobody loses what they are
+// about to press.
+function rowOf(facts) {
+  const known = rows.get(facts.model);
+  const says = JSON.stringify([facts, facts.last_create && whereOnOllama(facts.last_create.model_name_on_ollama)]);
+  if (known && (known.says === says || known.element.querySelector(".dropdown-menu.show"))) return known;
+  return { says, element: row(facts), isHeld: known?.element.contains(document.activeElement) };
+}
+
+function showRows(shown) {
+  const now = shown.map(rowOf), list = byId("models");
+  const elements = new Set(now.map(({ element }) => element));
+  [...list.children].filter(element => !elements.has(element)).forEach(element => element.remove());
+  now.forEach(({ element }, at) => list.children[at] === element || list.insertBefore(element, list.children[at] ?? null));
+  now.find(({ isHeld }) => isHeld)?.element.querySelector("[data-bs-toggle]").focus({ preventScroll: true });
+  rows = new Map(shown.map(({ model }, at) => [model, { ...now[at], isHeld: false }]));
+}
+
 function showPages(count) {
   const first = page * PAGE_ROWS;
   const count_ = new Intl.NumberFormat(language);
@@ -180,8 +198,7 @@ function show() {
   showOnly(!models.length ? "no-models" : all.length ? "model-table" : "none-found");
   showPages(all.length);
   const shown = all.slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS);
-  const places = shown.map(({ last_create: last }) => last && whereOnOllama(last.model_name_on_ollama));
-  if (hasChanged([shown, places])) byId("models").replaceChildren(...shown.map(row));
+  showRows(shown);
 }
 
 function turn(pages) {
@@ -197,6 +214,7 @@ function searchAgain() {
 
 addEventListener("click", fillMenu, true);
 addEventListener("keydown", fillMenu, true);
+byId("models").addEventListener("hidden.bs.dropdown", () => show());
 byId("model-search").addEventListener("input", searchAgain);
 byId("model-order").addEventListener("change", searchAgain);
 byId("search-all").addEventListener("click", () => {
