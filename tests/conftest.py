@@ -154,9 +154,12 @@ def chromium() -> Iterator[WebDriver]:
 
 
 @pytest.fixture
-def page(chromium: WebDriver, served: Served) -> Page:
-    """The page, of the shared service."""
-    return Page(chromium, served.url)
+def page(chromium: WebDriver, served: Served) -> Iterator[Page]:
+    """The page, of the shared service; nothing that it shows is refused by its own policy."""
+    chromium.get_log("browser")  # type: ignore[attr-defined]  # of other tests
+    yield Page(chromium, served.url)
+    said = [line["message"] for line in chromium.get_log("browser")]  # type: ignore[attr-defined]
+    assert not [line for line in said if "Content Security Policy" in line]
 
 
 @pytest.fixture(params=["flask", "requests", "curl"])

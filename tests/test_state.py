@@ -1,5 +1,6 @@
 """What an open page asks again and again: one answer, sent only where it has changed."""
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,14 @@ def test_it_is_sent_again_once_something_has_changed(client: FlaskClient, zips: 
     assert client.get("/state/", headers=known).status_code == 304
     assert "Success" in client.delete("/models/", json={"model": "tiny_base"}).text
     assert client.get("/state/", headers=known).json["models"] == []
+
+
+def test_it_is_told_also_where_the_models_directory_has_gone(
+    client: FlaskClient, models_dir: Path, zips: Zips
+) -> None:
+    deploy(client, zips.base, "new")
+    shutil.rmtree(models_dir)
+    assert client.get("/state/").json["models"] == []
 
 
 def test_a_failure_is_told_with_its_model_and_reason(

@@ -99,6 +99,13 @@ class Storage:
         wanted = stored_name(name)
         return next((each for each in self._found() if each.lower() == wanted.lower()), wanted)
 
+    def changed_at(self) -> int:
+        """When a model came or went last, in nanoseconds since 1970; 0 where the folder is gone."""
+        try:
+            return self.folder.stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def free_bytes(self) -> int:
         """Bytes that can still be written to the models directory."""
         self._make_folders()

@@ -96,6 +96,7 @@ class Assets:
     def __init__(self, folder: Path) -> None:
         bootstrap = Path(str(files("flask_bootstrap"))) / "static" / "bootstrap5"
         paths = {path.name: path for path in folder.iterdir()}
+        self.own = frozenset(paths)
         paths |= {name: bootstrap / path for name, path in BOOTSTRAP.items()}
         self._files = {
             name: Asset(_media_type(name), _without_source_map(path.read_bytes()))
@@ -117,9 +118,9 @@ class Assets:
 
 
 def init_app(app: Flask, folder: Path) -> None:
-    """Serve the files of `folder`, and give templates `asset(name)`, a file's address."""
+    """Serve the files of `folder`, and give templates `asset` and `modules`."""
     app.extensions["assets"] = Assets(folder)
-    app.jinja_env.globals["asset"] = asset
+    app.jinja_env.globals |= {"asset": asset, "modules": modules}
     for rule in ("/static/<filename>", "/static/<version>/<filename>"):
         app.add_url_rule(rule, "static", static)
 
@@ -127,6 +128,12 @@ def init_app(app: Flask, folder: Path) -> None:
 def asset(name: str) -> str:
     """The address of a file, for as long as it is what it is."""
     return url_for("static", version=_assets().version, filename=name)
+
+
+def modules() -> list[str]:
+    """The names of the page's own scripts, each a module that others import: to be asked for at
+    once, instead of one after the other as they are found."""
+    return sorted(name for name in _assets().own if name.endswith(".js") and name != "theme.js")
 
 
 def static(filename: str, version: str | None = None) -> Response:
