@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Flask
 
+from app import metrics
 from app.logs import EscapingFormatter, JSONFormatter, as_pairs, escaped
 from tests.serving import Served
 
@@ -172,6 +173,18 @@ def test_a_record_s_traceback_stays_within_its_json() -> None:
     line = JSONFormatter().format(record)
     assert "\n" not in line
     assert "ValueError" in json.loads(line)["exc_info"]
+
+
+def test_a_phase_that_several_threads_are_in_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, now = metrics.Watched(), iter([10.0, 12.0, 15.0, 20.0, 21.5])
+    monkeypatch.setattr("app.metrics.time.monotonic", lambda: next(now))
+    task.enter("push")  # at 10
+    task.enter("push")  # at 12
+    task.leave("push")
+    task.leave("push")  # at 15
+    task.enter("push")  # at 20
+    task.leave("push")  # at 21.5
+    assert task.seconds == {"push": 6.5}
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,22 @@ def test_one_that_fails_does_not_stop_the_other(
     assert [has(server, "x") for server in two] == [False, True]
 
 
+def test_verbose_lines_say_at_once_where_it_failed(
+    plain: FlaskCaller, two: tuple[Standin, Standin], models_dir: Path
+) -> None:
+    two[0].fail_next("/api/create", body=b'{"error": "disk on fire"}')
+    app = make_app(models_dir, *(one.url for one in two), "http://127.0.0.1:9")
+    answer = create(FlaskCaller(app.test_client()), "x", "?verbose=1", "tiny_base")
+    said = {
+        line["message"]["details"]["server"]: line["message"]["details"]["error"]
+        for line in answer.lines[:-1]
+        if line["message"]["action"] == "Failed on one server."
+    }
+    assert said.keys() == {two[0].url, "http://127.0.0.1:9"}
+    assert "disk on fire" in said[two[0].url]
+    assert "can't be reached" in said["http://127.0.0.1:9"]
+
+
 def test_deploy_with_one_server_down(
     models_dir: Path, two: tuple[Standin, Standin], zips: Zips
 ) -> None:

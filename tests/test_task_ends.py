@@ -111,14 +111,19 @@ def test_the_access_log_carries_the_uuid(served: Served) -> None:
 def test_json_lines_are_json_and_a_stranger_s_text_stays_in_its_key(
     tmp_path: Path, ollama: str
 ) -> None:
-    settings = {"MODEL_HANDLER_LOG_FORMAT": "json"}
+    settings = {"MODEL_HANDLER_LOG_FORMAT": "json", "MODEL_HANDLER_TRUSTED_PROXIES": "1"}
     with serve(tmp_path / "models", ollama, settings) as served:
         body = {"model": 'a\n\x1b"', "model_name_on_ollama": "x"}
-        requests.post(f"{served.url}/models/create/", json=body, timeout=30)
-        wait_until(lambda: any("task_uuid" in line for line in served.log))
+        headers = {"X-Forwarded-For": "10.9.9.9, 10.0.0.7", "User-Agent": "\x9b31m"}
+        requests.post(f"{served.url}/models/create/", json=body, headers=headers, timeout=30)
+        wait_until(lambda: any("HTTP/1.1" in line for line in served.log), 30)
         lines = [json.loads(line) for line in served.log]
     [said] = [line for line in lines if "task_uuid" in line]
     assert (said["model"], said["status"], said["level"]) == ('a\\n\\x1b"', 400, "WARNING")
+    assert said["client"] == "10.0.0.7"
+    [access] = [line["message"] for line in lines if "HTTP/1.1" in line["message"]]
+    assert access.startswith("10.0.0.7 - - ")
+    assert access.endswith(f'"\\x9b31m" {said["task_uuid"]}')
 
 
 def test_two_failing_deploys_at_once_can_be_told_apart(

@@ -150,6 +150,9 @@ class Installation:
         details = {"model": self.model.name}
         facts = [{"server": url, **_facts(plan)} for url, (_, plan) in self.targets.servers.items()]
         yield Line(*begin, details, more=facts[0] if len(facts) == 1 else {"servers": facts})
+        for url, error in self.targets.failed.items():
+            about = {**details, "server": url, "server_ratio": 0.0, "error": str(error)}
+            yield Line("Failed on one server.", begin[1], about, verbose=True)
         stored = {file.name: file for file in self.model.files()}
         self.targets.change(lambda plan: plan.located(stored))
         adapter = {key: facts[0][key] for key in ("adapter", "adapter_reason")}
@@ -213,7 +216,7 @@ class Installation:
         if error is None:
             report("Made on one server.", {"model": self.model.name}, 1.0)
         else:
-            report("Failed on one server.", {"model": self.model.name, "error": str(error)}, 1.0)
+            report("Failed on one server.", {"model": self.model.name, "error": str(error)})
 
     def _hash(self, report: Report) -> None:
         """Have the digest of each file that any server is to get."""
