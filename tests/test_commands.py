@@ -82,6 +82,14 @@ def test_settings_say_value_and_origin_and_keep_secrets(
     assert said.count("[default]") + said.count("[environment]") == len(SETTINGS)
 
 
+@pytest.mark.parametrize("command", ["serve", "gc", "settings"])
+def test_a_setting_that_cannot_be_read_is_one_sentence_in_every_command(command: str) -> None:
+    done = CliRunner().invoke(main, [command], env={"MODEL_HANDLER_THREADS": "many"})
+    assert done.exit_code == 2
+    [line] = done.output.splitlines()
+    assert line.startswith("Error: MODEL_HANDLER_THREADS='many': takes a whole number")
+
+
 def test_convert_merges_and_quantises_a_folder_with_its_adapter(tmp_path: Path) -> None:
     folder = tmp_path / "brought"
     folder.mkdir()

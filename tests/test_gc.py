@@ -16,7 +16,7 @@ from app import create_app
 from app.commands import main
 from app.service.conversion import METHOD
 from app.storage.directory import Storage
-from app.storage.garbage import REMOVED, Garbage, collect
+from app.storage.garbage import LEFT, REMOVED, Garbage, collect
 from tests.callers import FlaskCaller
 from tests.conftest import Zips, litter
 from tests.serving import Served
@@ -40,7 +40,9 @@ def leave_removed(storage: Storage) -> Path:
 
 
 def leave_upload(storage: Storage) -> Path:
-    folder = storage.state_folder / "uploads" / storage.uploads.create(100, {}).id
+    folder = (
+        storage.state_folder / "uploads" / storage.uploads.create(100, {"filename": "m.zip"}).id
+    )
     os.utime(folder / "journal", (1, 1))
     return leave(folder / "entry-0")
 
@@ -84,9 +86,9 @@ def storage(models_dir: Path) -> Storage:
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        (leave_staging, "What a task that was killed has left"),
+        (leave_staging, LEFT),
         (leave_removed, REMOVED),
-        (leave_upload, "Partial upload"),
+        (leave_upload, "Partial upload of m.zip, last changed on"),
         (leave_blob, "Blob that no model was made of, sha256-000000000000, last changed on 1970"),
         (leave_earlier, "of an earlier version"),
         (leave_half_kept, "not whole"),
@@ -203,7 +205,7 @@ def test_gc_again_and_again_takes_nothing_from_tasks(
         nonlocal rounds
         while not ended.is_set():
             gone = {garbage.what for garbage in collect(other, METHOD) if garbage.is_gone}
-            assert gone <= {REMOVED}  # what a deletion was about to free
+            assert gone <= {REMOVED, LEFT}  # what a task was about to free itself
             rounds += 1
 
     with ThreadPoolExecutor(1) as pool:
@@ -225,5 +227,6 @@ def test_without_a_models_directory_it_says_so(tmp_path: Path) -> None:
     environ = {"MODEL_HANDLER_MODELS_DIR": str(tmp_path / "nowhere")}
     done = CliRunner().invoke(main, ["gc"], env=environ)
     assert done.exit_code == 2
+    assert "Usage" not in done.output
     assert "nowhere isn't there." in done.output
     assert not (tmp_path / "nowhere").exists()

@@ -1,10 +1,8 @@
 """`model-handler gc`: give back the room of what will not be asked for again."""
 
-import os
-
 import click
 
-from app.config import SettingError, from_environ
+from app.commands.settings import Unusable, read_settings
 from app.logs import escaped
 from app.service.conversion import METHOD
 from app.storage.directory import Storage
@@ -19,13 +17,10 @@ def gc(dry_run: bool) -> None:
     That are partial uploads that have expired, what killed tasks have left behind, and merged or
     converted files that were made of files that have changed or gone. Models stay.
     """
-    try:
-        settings = from_environ(os.environ)
-    except SettingError as error:
-        raise click.UsageError(str(error)) from error
+    settings = read_settings()
     folder = settings["MODELS_DIR"]
     if not folder.is_dir():
-        raise click.UsageError(f"MODEL_HANDLER_MODELS_DIR={folder} isn't there.")
+        raise Unusable(f"MODEL_HANDLER_MODELS_DIR={folder} isn't there.")
     storage = Storage(folder, upload_lifetime=settings["UPLOAD_LIFETIME"])
     total = 0
     try:

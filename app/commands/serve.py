@@ -6,14 +6,9 @@ import sys
 import click
 from gunicorn.util import parse_address
 
-from app.config import SettingError, from_environ
+from app.commands.settings import Unusable, read_settings
+from app.config import SettingError
 from app.start import check_address, check_folders
-
-
-class Unusable(click.ClickException):
-    """A setting or an address can't be used."""
-
-    exit_code = 2
 
 
 @click.command()
@@ -22,8 +17,8 @@ def serve(bind: str | None) -> None:
     """Serve until interrupted. A setting or an address that can't be used ends with status 2."""
     if bind is not None:
         os.environ["MODEL_HANDLER_BIND"] = bind
+    settings = read_settings()
     try:
-        settings = from_environ(os.environ)
         check_folders(settings)
         if "LISTEN_FDS" not in os.environ:
             text = settings["BIND"]

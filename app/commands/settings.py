@@ -13,13 +13,24 @@ SECRET = ("API_KEY",)
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s]*@")
 
 
+class Unusable(click.ClickException):
+    """A setting can't be used, or what it names."""
+
+    exit_code = 2
+
+
+def read_settings() -> dict[str, Any]:
+    """Every setting's value, by the environment. Raises Unusable."""
+    try:
+        return from_environ(os.environ)
+    except SettingError as error:
+        raise Unusable(str(error)) from error
+
+
 @click.command()
 def settings() -> None:
     """Each setting with its value and origin; a secret's value isn't shown."""
-    try:
-        values = from_environ(os.environ)
-    except SettingError as error:
-        raise click.UsageError(str(error)) from error
+    values = read_settings()
     width = max(len(setting.variable) for setting in SETTINGS)
     for setting in SETTINGS:
         origin = "environment" if os.environ.get(setting.variable) else "default"

@@ -13,6 +13,7 @@ from app.storage.disk import freed_bytes, locked
 from app.storage.failures import Busy, NoSuchModel
 from app.storage.model import Model
 
+LEFT = "What a task that was killed has left"
 REMOVED = "What was removed, and is read no more"
 
 
@@ -47,7 +48,7 @@ def _leftovers(storage: Storage) -> dict[Path, str]:
     """The folders of tasks that no longer run, and what was removed and is read no more."""
     found: dict[Path, str] = {}
     for name, what in (
-        ("staging", "What a task that was killed has left"),
+        ("staging", LEFT),
         ("removed", REMOVED),
     ):
         folder = storage.state_folder / name
@@ -68,13 +69,14 @@ def _is_free(path: Path) -> bool:
 
 
 def _expired(storage: Storage) -> dict[Path, str]:
-    found = dict.fromkeys(storage.uploads.expired(), "Partial upload")
-    found |= dict.fromkeys(storage.blobs.expired(), "Blob that no model was made of")
+    uploads, blobs = storage.uploads.expired(), storage.blobs.expired()
+    found = {path: f"Partial upload of {name}" for path, name in uploads.items()}
+    found |= {path: f"Blob that no model was made of, {path.name[:19]}" for path in blobs}
     said = {}
     for path, what in found.items():
         with suppress(OSError):
             changed = time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime))
-            said[path] = f"{what}, {path.name[:19]}, last changed on {changed}, expired"
+            said[path] = f"{what}, last changed on {changed}, expired"
     return said
 
 

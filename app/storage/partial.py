@@ -247,9 +247,17 @@ class PartialUploads:
                     total += upload.length - upload.offset
         return total
 
-    def expired(self) -> list[Path]:
-        """The folders of the uploads that `sweep` removes, unless somebody writes to them."""
-        return [self._path(upload_id) for upload_id in self._ids() if self._is_over(upload_id)]
+    def expired(self) -> dict[Path, str]:
+        """The folders of the uploads that `sweep` removes, unless somebody writes to them, and
+        what each file was called, or else the upload's id."""
+        found = {}
+        for upload_id in filter(self._is_over, self._ids()):
+            folder = self._path(upload_id)
+            try:
+                found[folder] = self._read(folder).filename or upload_id
+            except (OSError, ValueError, TypeError, KeyError):
+                found[folder] = upload_id
+        return found
 
     def sweep(self) -> None:
         """Remove what has expired, and give back what killed tasks had taken away."""
