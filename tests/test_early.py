@@ -4,6 +4,7 @@ import json
 import select
 import socket
 import struct
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +49,22 @@ class Mistake:
     path: str = "/models/deploy/"
 
 
+def entry_head(name: str, size: int) -> bytes:
+    """The head of a stored zip entry."""
+    head = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, size, size, len(name), 0)
+    return head + name.encode()
+
+
 def large(name: str, begins: bytes = b"") -> bytes:
     """The head of a stored zip entry of 300 MB, and what its content begins with."""
-    size = 300_000_000
-    head = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, size, size, len(name), 0)
-    return head + name.encode() + begins
+    return entry_head(name, 300_000_000) + begins
+
+
+def tar_head(name: str, size: int) -> bytes:
+    """The head of a tar's entry."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf()
 
 
 SMALL = entry("m/a.txt", b"x" * 300)
@@ -76,6 +88,10 @@ def no_tokenizer(files: Files) -> bytes:
 BY_FIELDS = {
     "a name that Ollama doesn't take": Mistake(
         "'a@b' can't be a model's name on Ollama.", 400, CREATE, {"model_name_on_ollama": "a@b"}
+    ),
+    "an empty name": Mistake(
+        "The field 'model_name_on_ollama' is missing or empty.",
+        *(400, UPLOAD, {"model_name_on_ollama": ""}),
     ),
     "a name that is taken": Mistake(
         "Ollama has a model 'base-on-ollama' already. Choose another name, or send replace=true.",
@@ -121,6 +137,15 @@ BY_CONTENT = {
     ),
     "a GGUF of the future": Mistake(
         "m.gguf is GGUF version 9", filename="m.gguf", content=lambda f: BROKEN[:900]
+    ),
+    "a zip that is cut off": Mistake(
+        "The archive is cut off: its end is missing. Upload it again.",
+        content=lambda f: SMALL + entry_head("m/b.bin", SIZE),
+    ),
+    "a tar that is cut off": Mistake(
+        "The archive is cut off: its end is missing. Upload it again.",
+        filename="m.tar",
+        content=lambda f: tar_head("m/b.bin", SIZE),
     ),
     "traversal in a zip": Mistake("The name '../x'", content=lambda f: SMALL + large("../x")),
     "encryption": Mistake(
@@ -343,3 +368,20 @@ def test_a_connection_goes_on_after_a_small_refusal(served: Served) -> None:
             assert (answer.status_code, answer.headers["Connection"]) == (400, "keep-alive")
         answer = session.put(f"{served.url}/models/upload/m.zip?replaec=1", data=b"x" * 999_999)
         assert (answer.status_code, answer.headers["Connection"]) == (400, "close")
+
+
+def cut_off(files: Files) -> bytes:
+    """The beginning of a GGUF whose one tensor has 400 MB."""
+    path = files.folder / "cut-off.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor_info("w.weight", (100_000_000,), np.dtype(np.float32), 400_000_000)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+def test_a_gguf_that_is_cut_off_is_told_by_its_header(served: Served, files: Files) -> None:
+    mistake = Mistake("m.gguf is cut off", filename="m.gguf", content=cut_off)
+    check(send_raw(served, mistake, files), mistake)

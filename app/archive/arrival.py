@@ -121,6 +121,11 @@ class Arrival:
         finally:
             self.close()
 
+    def expect(self, size: int | None) -> None:
+        """Say how many bytes there will be in all, so that what is cut off is told by its headers;
+        of an archive, at most so many."""
+        self._raw.most = size
+
     @property
     def offset(self) -> int:
         """How many bytes have been taken, on the disk or not."""
@@ -227,7 +232,7 @@ class Arrival:
     def _read_file(self) -> Waiting:
         """Take the upload as the one file that it is."""
         name = self._intake.name(self._filename)
-        output = self._intake.begin(name, None, 0, is_stored=True)
+        output = self._intake.begin(name, self._raw.most, 0, is_stored=True)
         while True:
             output.write(self._raw.take(self._raw.left))
             try:

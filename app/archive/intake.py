@@ -32,6 +32,7 @@ class CutOff(ArchiveError):
 class Buffer:
     """Bytes in the order they came, until they are taken; `at` is the offset of the next one.
 
+    `most` is how many there will be at most, where that is known.
     What is taken to be kept is written to `file`, at the offset it came from, unless that is before
     `kept`: then it is there.
     """
@@ -40,6 +41,7 @@ class Buffer:
         self.at = 0
         self.kept = 0
         self.ended = False
+        self.most: int | None = None
         self._file = file
         self._block = b""
         self._taken = 0
@@ -53,6 +55,11 @@ class Buffer:
         """Take in the next bytes."""
         rest = self._block[self._taken :]
         self._block, self._taken = rest + block if rest else bytes(block), 0
+
+    def check_left(self, count: int) -> None:
+        """Raise CutOff where there can't be `count` bytes more."""
+        if self.most is not None and self.at + count > self.most:
+            raise CutOff
 
     def need(self, count: int) -> Waiting:
         """Wait until `count` bytes are there. Raises CutOff where there won't be as many."""

@@ -144,6 +144,7 @@ def _entry(
         said = said.removesuffix("/") + "/"
     name = intake.name(said)
     _check_kind(name, info, size)
+    source.check_left(size)
     entry = Arrived(name, said, size, start, source.at, compressed_size=size)
     output = None
     if info.type in _FILES and not is_junk(name):

@@ -65,6 +65,8 @@ def _entry(intake: Intake, raw: Buffer, spool: bool) -> Generator[None, None, bo
         return False
     if stated and header.method == STORED and header.size != header.compressed_size:
         raise ArchiveError(f"{name!r} has two sizes in the archive. Zip it again.")
+    if stated:
+        raw.check_left(header.compressed_size)
     data, entry = raw.at, Arrived(name, header.name, start=start)
     if not stated or header.compressed_size:
         content, output = yield from _content(intake, raw, header, name, stated, spool)

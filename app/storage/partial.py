@@ -361,8 +361,11 @@ class PartialUploads:
         arguments = (folder, self._storage.limits, require)
         about: dict[str, Any] = {"filename": upload.filename, "on_file": on_file}
         if (folder / JOURNAL).exists():
-            return Arrival.resume(*arguments, **about)
-        return Arrival(*arguments, **about, resumable=True)
+            arrival = Arrival.resume(*arguments, **about)
+        else:
+            arrival = Arrival(*arguments, **about, resumable=True)
+        arrival.expect(upload.length)
+        return arrival
 
     def _bounded(self, blocks: Iterable[bytes], upload: PartialUpload) -> Iterator[bytes]:
         left = upload.length - upload.offset

@@ -33,14 +33,17 @@ Look = Callable[[Fields], OnFile]
 
 
 class FormUpload:
-    """A form on its way into `staging`; `query` are the fields that came before it. `look` is asked
-    as soon as the first file's part begins."""
+    """A form on its way into `staging`; `query` are the fields that came before it, `size` is
+    the form's in bytes. `look` is asked as soon as the first file's part begins."""
 
-    def __init__(self, staging: Staging, look: Look, query: Fields, most_files: int) -> None:
+    def __init__(
+        self, staging: Staging, look: Look, query: Fields, most_files: int, size: int | None
+    ) -> None:
         self._staging = staging
         self._look = look
         self._query = query
         self._most_files = most_files
+        self._size = size
         self._fields: dict[str, str] = {}
         self._archive: Upload | None = None
         self._files: SeveralFiles | None = None
@@ -86,6 +89,7 @@ class FormUpload:
             self._archive = Upload(self._staging, filename, name_of_upload(filename))
             self._staging.hold(self._archive.name)
             with self._staging.receive(filename, self._look(self.fields)) as arrival:
+                arrival.expect(self._size)
                 _pass_on(part, arrival.write)
             return
         filename = filename.replace("\\", "/")  # as Windows scripts write it

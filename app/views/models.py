@@ -137,6 +137,8 @@ def deploy_form(task: Task) -> Steps[None]:
         service().servers(asked.servers)
 
     def look(fields: Mapping[str, Any]) -> EarlyLook:
+        if NEW_NAME in fields:
+            text(fields, NEW_NAME)
         return look_early(service(), task, asked_for(fields))
 
     with _received(task, look) as (upload, fields):

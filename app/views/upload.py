@@ -44,7 +44,8 @@ def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Map
     check_size(storage)
     boundary = request.mimetype_params["boundary"]
     with phase("receive"):
-        form = FormUpload(staging, look, request.args, storage.limits.entries)
+        size = request.content_length
+        form = FormUpload(staging, look, request.args, storage.limits.entries, size)
         return form.read(growing_reads(), boundary)
 
 
@@ -85,6 +86,7 @@ def _taking(
     """What takes a body's bytes."""
     if config is None:
         with staging.receive(filename, on_file) as arrival:
+            arrival.expect(request.content_length)
             yield arrival.write
         return
     with staging.receive_files(on_file) as files:
