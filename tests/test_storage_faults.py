@@ -415,6 +415,24 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(
     assert steps == ["sync", "name", "sync"]
 
 
+def test_what_comes_from_another_filesystem_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def elsewhere(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "rename", elsewhere)
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("sync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("name"), replace(*paths)))
+    (tmp_path / "a").write_bytes(b"content")
+    disk.move(tmp_path / "a", tmp_path / "b")
+    assert steps == ["sync", "name"]
+    assert (tmp_path / "b").read_bytes() == b"content"
+
+
 def test_a_download_of_many_files_opens_one_at_a_time(
     caller: FlaskCaller, app: Flask, models_dir: Path
 ) -> None:
