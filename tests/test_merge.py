@@ -223,7 +223,7 @@ def test_a_killed_merge_ends_its_task_with_a_true_sentence_and_can_be_tried_agai
     base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
     zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
 
-    def killed(*args: object) -> bool:
+    def killed(*_: object, **__: object) -> bool:
         for process in psutil.Process().children():
             if "app.weights" in process.cmdline():
                 process.kill()
@@ -512,5 +512,6 @@ def test_a_refusal_lists_the_bases_that_would_fit(tmp_path: Path, models_dir: Pa
     assert answer.last["details"] == {
         "error": "Found an adapter without a base model, and it doesn't name one that Ollama has.",
         "hint": "Name the base in the field 'from'. Ollama has none of architecture llama."
-        " Stored here: the_base.",
+        " Stored here: the_base. The upload is kept as model 'tuned': POST /models/create/ makes"
+        " it, without a new upload.",
     }
