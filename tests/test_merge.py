@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import gguf
 import libgguf
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -23,7 +23,6 @@ from app.ollama.store import MODEL_LAYER
 from app.planning.conversion import Conversion
 from app.planning.parts import GgufAdapter, GgufModel
 from app.service.conversion import _key
-from app.storage.directory import Storage
 from app.weights.adapters import NOTE_KEY, apply_adapter
 from app.weights.model import WeightsError
 from app.weights.read_gguf import read_gguf
@@ -223,18 +222,22 @@ def test_a_killed_merge_ends_its_task_with_a_true_sentence_and_can_be_tried_agai
     base, lora = write_base(tmp_path / "base.gguf"), write_lora(tmp_path / "lora.gguf")
     zipped = write_zip(tmp_path / "m.zip", {"base.gguf": base, "lora.gguf": lora})
 
-    def killed(*_: object, **__: object) -> bool:
-        for process in psutil.Process().children():
-            if "app.weights" in process.cmdline():
-                process.kill()
-        return True
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def killed_when_it_writes(*arguments: Any, **named: Any) -> "subprocess.Popen[bytes]":
+        process = popen(*arguments, **named)
+        started.append(process)
+        if len(started) == 2:  # the first one only looks at headers
+            process.kill()
+        return process
 
     with Standin(tmp_path / "ollama", version="0.34.1") as standin:
         app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": standin.url})
         caller = FlaskCaller(app.test_client())
         fields = [("Model", zipped), ("model_name_on_ollama", "one")]
         with monkeypatch.context() as patch:
-            patch.setattr(Storage, "require_space", killed)
+            patch.setattr(subprocess, "Popen", killed_when_it_writes)
             last = caller.send_form("/models/deploy/", fields).last
         assert last["status"] == 500
         assert "was killed (SIGKILL)" in last["details"]["error"]
