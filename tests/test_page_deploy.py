@@ -1,7 +1,10 @@
 """The page's places Deploy and Activity, and its header, in a real Chromium."""
 
+import base64
+import io
 import random
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,6 +211,51 @@ def test_an_upload_that_stopped_is_deleted(page: Page, large: Path, models_dir: 
     page.wait_until("!document.querySelector('#uploads li')")
     assert not litter(models_dir)
     assert not any((models_dir / OWN_PREFIX / "uploads").iterdir())
+
+
+def test_a_whole_upload_is_deployed_without_its_file(
+    page: Page, served: Served, zips: Zips
+) -> None:
+    """As after a tab that was closed between upload and deploy, or a program that went away."""
+    content = zips.both.read_bytes()
+    begin = {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Length": str(len(content)),
+        "Upload-Metadata": f"filename {base64.b64encode(b'sent before.zip').decode()}",
+        "Content-Type": "application/offset+octet-stream",
+    }
+    answer = requests.post(f"{served.url}/uploads/", content, headers=begin, timeout=30)
+    assert answer.status_code == 201
+    page.driver.refresh()
+    page.wait_for("#uploads", "The upload is whole")
+    page.click("[aria-label='Deploy it sent before.zip']")
+    assert page.find("#name").get_attribute("value") == "sent-before"
+    page.click("#send")
+    page.wait_for("#said", "sent-before is on Ollama")
+
+
+def test_what_only_the_service_can_look_into_is_deployed_too(
+    page: Page, zips: Zips, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as packed:
+        content = zipfile.ZipFile(zips.base).read("base.gguf")
+        member = tarfile.TarInfo("base.gguf")
+        member.size = len(content)
+        packed.addfile(member, io.BytesIO(content))
+    choose(page, tmp_path / "packed.tar.gz")
+    page.wait_for("#becomes", "What is in it is seen once it has arrived.")
+    page.click("#send")
+    page.wait_for("#said", "packed is on Ollama")
+
+
+def test_what_turns_out_to_be_broken_leads_to_another_file(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "broken.tar.gz").write_bytes(bytes(10_000))
+    choose(page, tmp_path / "broken.tar.gz")
+    page.click("#send")
+    page.wait_for("#next-steps", "Choose another file")
+    assert page.find(".failed label").text == "Upload"
+    page.click("#next-steps button")
+    assert not page.find("#file").is_displayed()
 
 
 def test_what_failed_on_ollama_is_created_again_without_an_upload(

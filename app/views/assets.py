@@ -83,6 +83,11 @@ class Asset:
     content: bytes
 
     @cached_property
+    def tag(self) -> str:
+        """What tells this content from any other."""
+        return hashlib.sha256(self.content).hexdigest()[:32]
+
+    @cached_property
     def packed(self) -> bytes | None:
         if len(self.content) < LEAST_COMPRESSED:
             return None
@@ -155,13 +160,16 @@ def page(html: str) -> Response:
 
 def answer(found: Asset) -> Response:
     """What was found: packed where the client takes gzip, or 304 where it has it already."""
-    packed = found.packed if request.accept_encodings["gzip"] else None
-    response = Response(found.content if packed is None else packed, mimetype=found.media_type)
+    response = Response(mimetype=found.media_type)
     response.vary.add("Accept-Encoding")
+    response.set_etag(found.tag, weak=True)  # it is the same, packed or not
+    if request.if_none_match.contains_weak(found.tag):
+        response.status_code = 304
+        return response
+    packed = found.packed if request.accept_encodings["gzip"] else None
+    response.set_data(found.content if packed is None else packed)
     if packed is not None:
         response.content_encoding = "gzip"
-    response.add_etag()
-    response.make_conditional(request)
     return response
 
 

@@ -160,7 +160,7 @@ export function run(method, path, fields, title, phases) {
 }
 
 function showUpload({ sent, size, from, waiting }) {
-  if (waiting) return say(_("The connection is lost. It goes on as soon as it is back."));
+  if (waiting) return say(waiting);
   say("");
   progress("upload", { bytes: sent, total: size, from });
 }

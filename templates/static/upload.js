@@ -8,6 +8,7 @@ const VERSION = { "Tus-Resumable": "1.0.0" };
 const WAITS_MS = [500, 1000, 2000, 5000, 10_000];
 const YOUNG_MS = 60_000;
 const PREFIX = "upload ";
+const LOST = _("The connection is lost. It goes on as soon as it is back.");
 const PASSING = [408, 409, 423, 429, 502, 503, 504], OF_NO_USE = [400, 404, 413, 415, 422];
 const LOCKED = 423, LOCKED_MS = 300, ATTEMPTS = 20;
 
@@ -94,7 +95,7 @@ async function begin({ key, name, size, as }) {
 }
 
 // Goes on with an upload's bytes until all are there. `report({sent, size})` hears how far it is,
-// `report({waiting})` that the connection is lost. Rejects with Refused for what the service won't
+// `report({waiting})` why it doesn't go on just now. Rejects with Refused for what the service won't
 // take. pause() and resume() at any time; cancel() ends it and removes what has arrived.
 export class Upload {
   constructor(bundle, report) {
@@ -117,7 +118,7 @@ export class Upload {
           if (OF_NO_USE.includes(error.status)) forget(this.bundle.key);
           throw error;
         }
-        this.report({ waiting: true });
+        this.report({ waiting: error instanceof Refused ? error.message : LOST });
         await this.wait(WAITS_MS[Math.min(failures++, WAITS_MS.length - 1)]);
       }
     }
