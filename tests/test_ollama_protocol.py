@@ -104,6 +104,13 @@ def test_a_file_is_here_once_it_came_and_once_it_is_stored(
     assert sender.create("again", files={"b.gguf": digest}) == SUCCESS
 
 
+def test_an_empty_file(sender: Sender, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    digest = sender.send(tmp_path / "empty")
+    assert digest == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert sender.is_here(digest)
+
+
 def test_a_filesystem_without_links(
     sender: Sender, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
