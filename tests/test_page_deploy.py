@@ -14,6 +14,7 @@ import pytest
 import requests
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from app.archive.names import OWN_PREFIX
 from tests.browser import Page
@@ -172,7 +173,7 @@ def test_an_upload_is_paused_survives_a_reload_and_goes_on(
     page.wait_for("#said", "large is on Ollama")
     assert (models_dir / "large" / "rest.bin").stat().st_size == 60 * MEGABYTE
     assert received(served) - before == large.stat().st_size
-    assert not litter(models_dir)
+    WebDriverWait(page.driver, 20).until(lambda _: not litter(models_dir))
 
 
 def received(served: Served) -> float:
@@ -209,7 +210,7 @@ def test_an_upload_that_stopped_is_deleted(page: Page, large: Path, models_dir: 
     page.driver.refresh()
     page.click("[aria-label='Delete large.zip']")
     page.wait_until("!document.querySelector('#uploads li')")
-    assert not litter(models_dir)
+    WebDriverWait(page.driver, 20).until(lambda _: not litter(models_dir))
     assert not any((models_dir / OWN_PREFIX / "uploads").iterdir())
 
 

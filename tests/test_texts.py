@@ -62,7 +62,7 @@ def test_a_file_that_is_not_the_page_s_is_not_found(client: FlaskClient) -> None
 
 
 IMPORT = re.compile(r'^import (?:\{([^}]*)\} from )?"\./(\w+\.js)";', re.MULTILINE)
-EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
+EXPORT = re.compile(r"^export (?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE)
 SCRIPTS = sorted((ROOT / "templates" / "static").glob("*.js"))
 
 

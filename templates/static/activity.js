@@ -5,7 +5,7 @@ import { byId, made } from "./dom.js";
 import { refresh } from "./feed.js";
 import { chosenServer } from "./ollama.js";
 import { currentPhase, end, endAll, enter, progress, showPhases, showServers, stop } from "./phases.js";
-import { ask, askForKey } from "./service.js";
+import { ask, askForKey, linesOf } from "./service.js";
 import { _, wantsBase } from "./text.js";
 import { forget, Refused, Upload } from "./upload.js";
 import "./recent.js";
@@ -72,19 +72,13 @@ function showLine({ status, message }) {
 
 // Each line of an answer as it comes; resolves to the last one.
 async function readLines(answer) {
-  let rest = "", last = null;
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return last;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      byId("log").append(`${line}\n`);
-      last = JSON.parse(line);
-      showLine(last);
-    }
+  let last = null;
+  for await (const line of linesOf(answer)) {
+    byId("log").append(`${line}\n`);
+    last = JSON.parse(line);
+    showLine(last);
   }
+  return last;
 }
 
 function reset(title, phases) {

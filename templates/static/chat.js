@@ -1,7 +1,7 @@
 // A chat with a model on Ollama, each word as it comes.
 
 import { byId, made } from "./dom.js";
-import { askJson } from "./service.js";
+import { askJson, linesOf } from "./service.js";
 import { _, language } from "./text.js";
 
 const FAR_PX = 40;
@@ -44,17 +44,6 @@ function request(messages) {
   return { model, messages: [...first, ...messages], options: options() };
 }
 
-async function read(stream, take) {
-  let rest = "";
-  for (const reader = stream.pipeThrough(new TextDecoderStream()).getReader();;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    lines.forEach(line => take(JSON.parse(line)));
-  }
-}
-
 function showSpeed(tokens, seconds) {
   byId("trial-speed").textContent = seconds > 0 ? _("%(rate)s tokens/s", { rate: rate.format(tokens / seconds) }) : "";
 }
@@ -83,7 +72,10 @@ function listener() {
 
 async function answerTo(messages, heard) {
   const answer = await askJson("/ollama/chat", request(messages), { signal: stop.signal });
-  if (answer.ok) return read(answer.body, heard.take);
+  if (answer.ok) {
+    for await (const line of linesOf(answer)) heard.take(JSON.parse(line));
+    return;
+  }
   const { error, hint } = (await answer.json()).message.details;
   add("note error", [error, hint].filter(Boolean).join(" "));
 }

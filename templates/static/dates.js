@@ -1,16 +1,13 @@
-// Dates and sizes as people of the page's language write them.
+// Dates and times as people of the page's language write them.
 
 import { language } from "./text.js";
 
 const DAY_MS = 24 * 3600 * 1000;
-const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
 const whole = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
 const time = new Intl.DateTimeFormat(language, { timeStyle: "short" });
 const dayOfYear = new Intl.DateTimeFormat(language, { day: "numeric", month: "short" });
 const day = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
-const sizes = UNITS.map((unit, power) => new Intl.NumberFormat(
-  language, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: power < 2 ? 0 : 1 }));
 
 function midnight(date) {
   return new Date(date.getFullYear(), date.getMonth(), date.getDate());
@@ -27,11 +24,6 @@ export function inDays(text) {
 
 export function inFull(text) {
   return whole.format(new Date(text));
-}
-
-export function inSize(bytes) {
-  const power = Math.min(4, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  return sizes[power].format(bytes / 1000 ** power);
 }
 
 export function inSeconds(seconds) {

@@ -2,12 +2,13 @@
 
 import { deploy } from "./activity.js";
 import { bundle, dropped, inputFiles } from "./bundle.js";
+import { inDays } from "./dates.js";
 import { byId, icon, made } from "./dom.js";
 import { on } from "./feed.js";
 import { headsOf } from "./heads.js";
 import { chosenServer, foundOnOllama, hasSeveralServers, shortAddress } from "./ollama.js";
 import { ask } from "./service.js";
-import { _, EXTENSION, inName, inShort, inUnits, ngettext, wantsBase, when } from "./text.js";
+import { _, EXTENSION, inName, inShort, inUnits, ngettext, wantsBase } from "./text.js";
 import { adopt, Refused, unfinished } from "./upload.js";
 
 const SHOWN_NAMES = 6, TYPING_MS = 300;
@@ -156,7 +157,7 @@ function showName() {
   said.classList.toggle("error", isWrong);
   const found = !isWrong && field.value && foundOnOllama(field.value);
   said.replaceChildren(...found ? [icon("arrow-repeat"), " ", found.modified_at
-    ? _("replaces %(name)s of %(date)s", { name: found.name, date: when(found.modified_at) })
+    ? _("replaces %(name)s of %(date)s", { name: found.name, date: inDays(found.modified_at) })
     : _("replaces %(name)s", { name: found.name })] : [said.dataset.rule]);
   said.hidden = Boolean(field.value && !isWrong && !found);
 }

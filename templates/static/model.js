@@ -1,10 +1,10 @@
 // One model in full: what it is, its files, its Modelfile, what was made of it.
 
-import { inFull, inSeconds, inSize } from "./dates.js";
+import { inFull, inSeconds } from "./dates.js";
 import { byId, icon, made } from "./dom.js";
 import { hasSeveralServers } from "./ollama.js";
 import { ask } from "./service.js";
-import { _, inShort, language } from "./text.js";
+import { _, inShort, inUnits, language } from "./text.js";
 
 const MARKS = {
   succeeded: ["check-circle-fill", "good", _("succeeded")],
@@ -45,7 +45,7 @@ function listed(facts) {
 function fileItem({ name, kind, size, sha256 }) {
   return made("li", {},
     made("span", { className: "name" }, made("bdi", {}, name), " ", kind !== "other" && tag(kind)),
-    made("span", { className: "num text-nowrap" }, inSize(size)),
+    made("span", { className: "num text-nowrap" }, inUnits(size)),
     made("code", { className: "digest small text-body-secondary" },
       sha256 ? `sha256:${sha256}` : _("digest not known yet")));
 }
@@ -100,7 +100,7 @@ function showReport(report, modelfile, again) {
       [_("Template"), report.template && made("span", {}, report.template,
         made("span", { className: "d-block small text-body-secondary" }, report.template_reason))],
       [_("Uploaded"), report.created_at && inFull(report.created_at)],
-      [_("Size"), inSize(files.reduce((total, file) => total + file.size, 0))],
+      [_("Size"), inUnits(files.reduce((total, file) => total + file.size, 0))],
     ]),
     ...part(_("Made on Ollama"), creates.length
       ? made("ol", { className: "creates" }, ...creates.map(create => createItem(create, report, again)))

@@ -3,13 +3,13 @@
 import { run } from "./activity.js";
 import { tryOut } from "./chat.js";
 import { create } from "./create.js";
-import { inDays, inFull, inSize } from "./dates.js";
+import { inDays, inFull } from "./dates.js";
 import { byId, confirmed, icon, made, memory } from "./dom.js";
 import { on } from "./feed.js";
 import { closePanel, openPanel, pathOf, tags } from "./model.js";
 import { whereOnOllama } from "./places.js";
 import { hasKey } from "./service.js";
-import { _, language, ngettext } from "./text.js";
+import { _, inUnits, language, ngettext } from "./text.js";
 
 const PAGE_ROWS = 50;
 const STATES = ["model-table", "models-loading", "no-models", "none-found", "models-closed", "models-failed"];
@@ -32,7 +32,7 @@ function quoted(text) {
 
 async function remove({ model, size }) {
   byId("delete-model").textContent = model;
-  byId("delete-said").textContent = _("This frees %(size)s. What was made of it stays on Ollama.", { size: inSize(size ?? 0) });
+  byId("delete-said").textContent = _("This frees %(size)s. What was made of it stays on Ollama.", { size: inUnits(size ?? 0) });
   byId("typed-name").value = "";
   checkTyped();
   if (await confirmed(byId("delete-dialog"))) run("DELETE", "/models/", { model }, model, []);
@@ -135,7 +135,7 @@ function row(facts) {
     made("td", {}, name),
     made("td", {}, place(facts)),
     made("td", {}, ...tags(facts)),
-    made("td", { className: "text-end num" }, inSize(size ?? 0)),
+    made("td", { className: "text-end num" }, inUnits(size ?? 0)),
     made("td", { className: "num" }, when),
     made("td", { className: "text-end" }, nextStep(facts),
       made("span", { className: "dropdown" }, more, made("ul", { className: "dropdown-menu dropdown-menu-end" }))));

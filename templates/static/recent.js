@@ -1,10 +1,11 @@
 // What has run lately, from wherever; and the uploads of this browser that aren't whole yet.
 
 import { create } from "./create.js";
+import { inDays } from "./dates.js";
 import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
 import { ask } from "./service.js";
-import { _, EXTENSION, inUnits, language, when } from "./text.js";
+import { _, EXTENSION, inUnits, language } from "./text.js";
 import { forgetOthers, remove, unfinished } from "./upload.js";
 
 const SHOWN_TASKS = 10;
@@ -28,7 +29,7 @@ function item([name, colour, word], heading, time, ...content) {
   return made("li", { className: "d-flex gap-3" },
     made("span", { className: colour }, icon(name), made("span", { className: "visually-hidden" }, word)),
     made("div", { className: "flex-grow-1 name" }, heading, ...content),
-    made("time", { dateTime: time, className: "small text-body-secondary num text-nowrap" }, when(time)));
+    made("time", { dateTime: time, className: "small text-body-secondary num text-nowrap" }, inDays(time)));
 }
 
 function heading({ model, model_name_on_ollama: made_as }) {

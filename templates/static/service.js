@@ -50,6 +50,18 @@ export function askJson(path, value, options = {}) {
   return ask(path, { method: "POST", body: JSON.stringify(value), headers, ...options });
 }
 
+// The lines of an answer, each as it comes.
+export async function* linesOf(answer) {
+  let rest = "";
+  for (const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    yield* lines;
+  }
+}
+
 // fetch can't tell how far an upload is.
 export function open(method, path) {
   const request = new XMLHttpRequest();

@@ -17,9 +17,12 @@ export function ngettext(one, many, num, values = {}) {
   return filled(known ? known[0] : num === 1 ? one : many, { num, ...values });
 }
 
+const UNITS = ["kilobyte", "megabyte", "gigabyte", "terabyte"].map(unit => new Intl.NumberFormat(
+  language, { style: "unit", unit, unitDisplay: "short", minimumFractionDigits: 1, maximumFractionDigits: 1 }));
+
 export function inUnits(bytes) {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  return (bytes / 1000 ** power).toFixed(power ? 1 : 0) + " " + ["B", "kB", "MB", "GB", "TB"][power];
+  return power ? UNITS[power - 1].format(bytes / 1000 ** power) : `${bytes} B`;
 }
 
 export function inMinutes(seconds) {
@@ -46,15 +49,3 @@ export function inName(text) {
 
 // Whether the service says, in whatever language, that its field for a base is to be filled.
 export const wantsBase = said => /['「]from['」]/.test(said);
-
-// The time of day for today, and else the day.
-export function when(iso) {
-  const date = new Date(iso);
-  const isToday = date.toDateString() === new Date().toDateString();
-  return isToday ? date.toLocaleTimeString(language, { hour: "numeric", minute: "2-digit" })
-    : date.toLocaleDateString(language, { day: "numeric", month: "short" });
-}
-
-export function linesOf(text) {
-  return text.split("\n").slice(0, -1).map(line => JSON.parse(line));
-}
