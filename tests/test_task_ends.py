@@ -80,6 +80,16 @@ def test_a_refused_task_ends_with_its_status_and_cause(
     assert said["task_uuid"] == answer.headers["X-Task-UUID"]
 
 
+def test_a_create_of_ollama_s_clients_ends_like_all_tasks(
+    app: Flask, caplog: pytest.LogCaptureFixture, ollama: str
+) -> None:
+    answer = app.test_client().post("/api/create", json={"model": "x", "from": "nowhere"})
+    assert "error" in answer.text
+    said = ended(caplog)
+    assert said["task_uuid"] == answer.headers["X-Task-UUID"]
+    assert (said["model_name_on_ollama"], said["server"], said["status"]) == ("x", ollama, 502)
+
+
 def test_an_unknown_address_has_its_uuid_in_the_header(app: Flask) -> None:
     answer = app.test_client().get("/nowhere")
     assert json.loads(answer.data)["message"]["task_uuid"] == answer.headers["X-Task-UUID"]

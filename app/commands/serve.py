@@ -4,6 +4,7 @@ import os
 import sys
 
 import click
+from gunicorn import systemd
 from gunicorn.util import parse_address
 
 from app.commands.settings import Unusable, read_settings
@@ -20,7 +21,7 @@ def serve(bind: str | None) -> None:
     settings = read_settings()
     try:
         check_folders(settings)
-        if "LISTEN_FDS" not in os.environ:
+        if not systemd.listen_fds(unset_environment=False):
             text = settings["BIND"]
             check_address(text, parse_address(text), "MODEL_HANDLER_BIND")
     except SettingError as error:

@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 9.0
 GONE = Failure(499, "The client hung up.")
 """By nginx's status for a request whose client closed the connection before its answer."""
 FACT_CHARACTERS = 500
+FACTS = ("model", "model_name_on_ollama", "server", "upload")
 MEDIA_TYPE = "application/x-ndjson"
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ def logged_at_its_end(task: Task) -> Iterator[_Ended]:
                 "kind": kind,
                 "status": status,
                 "client": request.remote_addr or "",
-                **task.facts,
+                **{name: task.facts[name] for name in FACTS if name in task.facts},
                 "bytes": watched.received_bytes,
                 "seconds": round(time.monotonic() - started_at, 3),
                 "phases": {name: round(took, 3) for name, took in watched.seconds.items()},

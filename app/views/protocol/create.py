@@ -13,7 +13,7 @@ from uuid import uuid4
 from flask import Blueprint, Response, current_app, request, stream_with_context
 
 from app.errors import Failure
-from app.planning.create_request import parse
+from app.planning.create_request import CreateRequest, parse
 from app.planning.options import BadRequest, read_json
 from app.service.creating import Creation
 from app.service.lines import Steps, Task
@@ -57,7 +57,14 @@ def create() -> Response:
     """Make a model; Ollama's lines, or with `"stream": false` the last of them."""
     asked = parse(_json())
     task = Task(str(uuid4()), FAILED_CREATE)
-    task.facts["model"] = asked.model
+    servers = ",".join(server.url for server in service().ollamas())
+    task.facts.update(model=asked.model, model_name_on_ollama=asked.model, server=servers)
+    answer = _answer(task, asked)
+    answer.headers["X-Task-UUID"] = task.uuid
+    return answer
+
+
+def _answer(task: Task, asked: CreateRequest) -> Response:
     creation = Creation(service(), task, asked, keeps=current_app.config["KEEP_CREATED"])
     lines = _lines(task, creation.steps())
     try:
