@@ -4,6 +4,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from babel.messages.pofile import read_po
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.ollama.client import Ollama, OllamaSilent
 from app.views.sentences import MAX_CHARACTERS, Sentences
 from tests import sentences as catalogues
 from tests.conftest import Zips
@@ -113,6 +115,20 @@ def test_a_report_in_chinese(client: FlaskClient, zips: Zips) -> None:
     assert report is not None
     assert report["problems"][0].startswith("只找到轉接器")
     assert report["files"][0]["name"] == "lora.gguf"
+
+
+def test_a_chat_that_breaks_off_says_so_in_chinese(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chat(ollama: Ollama, body: object) -> Iterator[dict[str, object]]:
+        yield {"message": {"content": "Hi"}}
+        raise OllamaSilent("Ollama at http://o fell silent within its answer.")
+
+    monkeypatch.setattr(Ollama, "chat", chat)
+    asked = {"model": "x", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = client.post("/ollama/chat", json=asked, headers=CHINESE)
+    last = json.loads(answer.text.splitlines()[-1])
+    assert last == {"error": "http://o 的 Ollama 回應到一半便沒有動靜。"}
 
 
 def test_the_page_of_a_failure_in_chinese(client: FlaskClient) -> None:

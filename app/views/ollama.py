@@ -13,6 +13,7 @@ from app.planning.options import text
 from app.service.chat import Answer, chat_request, first_answer, heard
 from app.service.watch import described
 from app.views.answers import asked_servers, json_answer, json_object, service
+from app.views.sentences import in_language
 from app.views.stream import client_is_there, fails_as, line_response
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
@@ -70,7 +71,7 @@ def _encoded(first: Answer | None, rest: Generator[Answer | None, None, None]) -
                 elif not client_is_there():
                     return
         except OllamaError as error:
-            yield _line({"error": describe(error).error})
+            yield _line(in_language({"error": describe(error).error}))
 
 
 def _line(value: Answer) -> bytes:
