@@ -278,3 +278,12 @@ def test_what_an_upload_is_to_bring_counts_once(
     monkeypatch.setattr(Storage, "free_bytes", lambda _: len(content) + 1000)
     url = begin(client, len(content))
     assert send(client, url, 0, content) == 204
+
+
+def test_an_empty_upload_is_of_no_use(client: FlaskClient, models_dir: Path) -> None:
+    """Its client sends no PATCH: that it is whole is known from the start."""
+    url = begin(client, 0)
+    assert client.head(url, headers=TUS).headers["Upload-Offset"] == "0"
+    answer = client.post("/models/upload/", json={"upload": url.rpartition("/")[2]})
+    assert (answer.status_code, "is empty" in answer.text) == (422, True), answer.text
+    assert not list(models_dir.glob(".model-handler/uploads/*"))
