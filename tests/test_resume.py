@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from app.archive import arrival as arriving
+from app.archive import writing
 from app.archive.arrival import Arrival
 from app.archive.limits import Limits
 from tests.gguf_files import write_base
@@ -145,7 +146,7 @@ def test_a_stored_byte_is_written_once(tmp_path: Path, monkeypatch: pytest.Monke
     """However often the upload is gone on with; of a deflated one, the compressed bytes are kept
     until their entry is whole, and then give their room back."""
     content, written = zipped(zipfile.ZIP_STORED), 0
-    write_all = arriving.HashedFile.write.__globals__["write_all"]
+    write_all = writing.write_all
 
     def count(file: object, block: bytes) -> None:
         nonlocal written

@@ -18,7 +18,7 @@ from app.archive.journal import Journal, State, read_journal
 from app.archive.limits import ArchiveError, Limits
 from app.archive.reader import Archive, Entry, ZipArchive
 from app.archive.tar import is_tar, read_compressed, read_tar
-from app.archive.writing import BLOCK, HashedFile, Writer, release, sync
+from app.archive.writing import BLOCK, Writer, release, sync
 from app.archive.zip_entries import read_zip
 from app.archive.zip_records import Followed
 from app.formats import magic
@@ -97,6 +97,8 @@ class Arrival:
         self._limits = limits
         self._filename = filename
         self._writer = Writer()
+        # Waits for the disk while the other goes on.
+        self._syncer = Writer(most=1)
         self._intake = Intake(folder, limits, require, on_file or _seen, self._writer)
         self._is_zip = False
         self._reading = self._read()
@@ -147,7 +149,7 @@ class Arrival:
     def checkpoint(self) -> int:
         """Wait until all that has come is on the disk, and return how many bytes that are."""
         self._save()
-        self._writer.wait()
+        self._wait()
         return self._saved.offset
 
     def finish(self) -> None:
@@ -162,7 +164,7 @@ class Arrival:
             self._raw_file.truncate(self._raw.at)
             if self._journal:
                 self._save(is_finished=True)
-                self._writer.wait()
+                self._wait()
 
     def close(self) -> None:
         """Close what is open; what isn't saved is lost."""
@@ -171,6 +173,7 @@ class Arrival:
         self._is_closed = True
         self._reading.close()
         self._writer.end()
+        self._syncer.end()
         if self._intake.output:
             self._intake.output.hashed.close()
         for entry in self._intake.entries:
@@ -264,16 +267,21 @@ class Arrival:
             is_finished=is_finished,
             entries=entries,
         )
-        syncs = [partial(sync, path) for path in written]
         if output:
-            syncs.append(partial(HashedFile.sync, output.hashed))
+            written.append(output.hashed.path)
+        syncs = [partial(sync, path) for path in written]
         if self._raw.kept > self._synced_raw:
             syncs.append(partial(os.fdatasync, self._raw_file.fileno()))
             self._synced_raw = self._raw.kept
         if state.files > self._saved.files:
             syncs.append(partial(sync, self._folder))
-        self._writer.submit(self._sync, state, syncs)
+        self._writer.submit(self._syncer.submit, self._sync, state, syncs)
         self._saved = state
+
+    def _wait(self) -> None:
+        """Wait until all is done, and on the disk."""
+        self._writer.wait()
+        self._syncer.wait()
 
     def _sync(self, state: State, syncs: list[Callable[[], None]]) -> None:
         """Have on the disk what was written since the last state, and then this one."""

@@ -20,19 +20,20 @@ are quickly answered from their turn."""
 
 
 class Writer:
-    """Does what it is given in order, on a thread of its own.
+    """Does what it is given in order, on a thread of its own; `most` things wait or are under way.
 
     What the thread raises, of whatever kind, the next call raises; nothing is done after it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = QUEUED_PIECES) -> None:
+        self._most = most
         self._pool = ThreadPoolExecutor(1, "arrival")
         self._pending: deque[Future[None]] = deque()
         self._failed = False
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Have it done some time; waits while QUEUED_PIECES are."""
-        self.wait(QUEUED_PIECES - 1)
+        """Have it done some time; waits while there is too much to do."""
+        self.wait(self._most - 1)
         self._pending.append(self._pool.submit(self._do, function, *arguments))
 
     def wait(self, most: int = 0) -> None:
