@@ -21,8 +21,9 @@ from app.planning.parts import Adapter, Base, GgufAdapter, GgufModel
 class EarlyLook:
     """Looks at the files of an upload while they arrive, as archive.intake.OnFile.
 
-    It refuses what no other file of the upload could make good: it raises ArchiveError, Unusable,
-    and what the checks raise that a request's options ask for.
+    It refuses what no file that comes later makes good, but for a Modelfile that sets the refused
+    one aside: leave that one out then. It raises ArchiveError, Unusable, and what the checks raise
+    that a request's options ask for.
     """
 
     def __init__(
