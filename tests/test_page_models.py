@@ -258,7 +258,8 @@ def test_a_template_that_ollama_refuses_is_marked_and_one_that_it_takes_is_no_dr
     page.find("#modelfile").send_keys('\nTEMPLATE """a\n{{ nothing }}"""')
     page.click("#create-dialog [value=yes]")
     page.wait_for("#said", "template: :2:")
-    open_create(page)
+    page.click("#next-steps button:last-child")
+    page.wait_until("document.getElementById('modelfile').value.includes('FROM')")
     page.wait_for("#modelfile-said", "template: :2:")
     assert page.run_script(f"return {MARKED}") == 4
     page.find("#modelfile").send_keys(Keys.BACKSPACE * len('nothing }}"""') + '.Prompt }}"""')

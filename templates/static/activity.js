@@ -149,7 +149,10 @@ async function exchange(task, method, path, fields) {
 export function run(method, path, fields, title, phases) {
   return oneAtATime(title, phases, async task => {
     const last = await exchange(task, method, path, fields);
-    if (last.status !== 200) offer(_("Try again"), () => run(method, path, fields, title, phases));
+    if (last.status === 200) return;
+    offer(_("Try again"), () => run(method, path, fields, title, phases));
+    const edit = () => document.dispatchEvent(new CustomEvent("edit-modelfile", { detail: fields.model }));
+    if (fields.modelfile) offer(_("Edit the Modelfile…"), edit);
   });
 }
 

@@ -225,6 +225,10 @@ byId("search-all").addEventListener("click", () => {
 byId("model-before").addEventListener("click", () => turn(-1));
 byId("model-after").addEventListener("click", () => turn(1));
 byId("typed-name").addEventListener("input", checkTyped);
+document.addEventListener("edit-modelfile", event => {
+  const facts = models?.find(({ model }) => model === event.detail);
+  if (facts) create(facts);
+});
 on("open", found => {
   state = found;
   show();
