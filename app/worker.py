@@ -43,6 +43,7 @@ LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 0.2
 LOOK_SECONDS = 0.5
 MAKE_ROOM_SECONDS = 2.0
+ENDED_AT_ONCE = 4
 BACKLOGS_BYTES = 64 * 2**20
 
 
@@ -213,12 +214,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._end_unread_downloads(now)
 
     def _end_unread_downloads(self, now: float) -> None:
-        """End those that nobody has read from lately: others wait for their threads."""
-        for client in tuple(self._downloading):
-            since = client.sock.unread_since
-            if since is not None and now - since > MAKE_ROOM_SECONDS:
-                with suppress(OSError):
-                    client.sock.shutdown(socket.SHUT_RDWR)
+        """End some of those that nobody has read from lately: others wait for their threads."""
+        since = {client: client.sock.unread_since or now for client in tuple(self._downloading)}
+        unread = [client for client in since if now - since[client] > MAKE_ROOM_SECONDS]
+        for client in sorted(unread, key=lambda client: since[client])[:ENDED_AT_ONCE]:
+            with suppress(OSError):
+                client.sock.shutdown(socket.SHUT_RDWR)
 
     def _bound_backlogs(self, added: int) -> None:
         """Drop clients that have left their answers unread the longest, where all that is kept for

@@ -123,6 +123,33 @@ def test_cut_at_any_byte_it_is_the_same_in_the_end(
         assert not [path for path in folder.iterdir() if path.name == "entry-99"]
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_checkpoint_is_true_once_all_is_on_the_disk(
+    tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = {}
+
+    def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(descriptor: int) -> None:
+            status = os.fstat(descriptor)
+            synced[status.st_ino] = status.st_size
+            sync(descriptor)
+
+        return noted
+
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    content = zipped(zipfile.ZIP_STORED)
+    arrival = Arrival(tmp_path, Limits(), lambda size: None, resumable=True)
+    arrival.write(content[: int(share * len(content))])
+    arrival.checkpoint()
+    for path in (*tmp_path.glob("entry-*"), tmp_path / "journal", tmp_path / "upload"):
+        status = path.stat()
+        assert synced.get(status.st_ino) == status.st_size, path.name
+    assert tmp_path.stat().st_ino in synced
+    arrival.close()
+
+
 def test_a_single_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arriving, "CHECKPOINT_BYTES", 20_000)
     content = write_base(tmp_path / "base.gguf").read_bytes()

@@ -52,7 +52,7 @@ def test_others_are_answered_meanwhile(beset: Served, kind: str) -> None:
         for path in ("/healthz", "/models/", "/healthz"):
             started = time.monotonic()
             assert requests.get(beset.url + path, timeout=10).status_code == 200
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 8
 
 
 def test_a_download_begins_while_others_leave_theirs_unread(tmp_path: Path) -> None:

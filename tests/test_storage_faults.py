@@ -415,6 +415,26 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(
     assert steps == ["sync", "name", "sync"]
 
 
+def test_a_kept_result_is_on_the_disk_before_it_has_its_name(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(storage, "m", {"base.gguf": WEIGHTS})
+    merged = storage.folder / "merged.gguf"
+    merged.write_bytes(WEIGHTS)
+    inode, steps = merged.stat().st_ino, []
+    fsync, rename = os.fsync, os.rename
+
+    def noted(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == inode:
+            steps.append("sync")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", lambda *paths: (steps.append("name"), rename(*paths)))
+    storage.model("m").keep(merged, "a.gguf", {"tensors": 1})
+    assert steps[:2] == ["sync", "name"]
+
+
 def test_what_comes_from_another_filesystem_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

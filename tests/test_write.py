@@ -1,6 +1,7 @@
 """Models read from GGUF files and written again: the same bytes, in every type that can be."""
 
 import hashlib
+import os
 import struct
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def test_what_is_unchanged_is_written_as_it_was(tmp_path: Path) -> None:
     assert written.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     assert written.size == target.stat().st_size == size_of(read_gguf([source]))
     assert seen[-1] == Progress(written.size, written.size, len(read_gguf([source]).tensors))
+
+
+def test_what_is_written_is_on_the_disk_before_it_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), fsync(fd)))
+    written = write_gguf(read_gguf([write_base(tmp_path / "base.gguf")]), tmp_path / "again.gguf")
+    assert synced == [written.size]
 
 
 @pytest.mark.parametrize("number", WITH_REFERENCE, ids=lambda number: TENSOR_TYPES[number].name)
