@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Zips, litter
 from tests.serving import Served, serve
+from tests.test_faults import wait_until
 
 LIMIT = 300_000
 FORM = "multipart/form-data; boundary=b"
@@ -204,6 +205,9 @@ def test_a_body_shorter_than_its_length(limited: tuple[Served, Path], closes: bo
     line = json.loads(body)
     assert status == line["status"] == (400 if closes else 408)
     assert line["message"]["action"] == UPLOAD
+    task = line["message"]["task_uuid"]
+    ended = f"task {task}: ended task_uuid={task} kind=upload status={499 if closes else 408} "
+    wait_until(lambda: any(ended in each for each in served.log))
     assert not litter(models_dir)
 
 

@@ -15,7 +15,6 @@ from uuid import uuid4
 from flask import Response, current_app, request, stream_with_context
 
 from app import metrics
-from app.archive.intake import CutOff
 from app.errors import Failure, describe
 from app.logs import as_pairs, bounded
 from app.service.lines import Line, Steps, Task
@@ -199,9 +198,9 @@ class _Ended:
 
     def fail(self, error: Exception) -> Failure:
         """Take the error, and return what the client is told of it."""
-        self.failure = _told(error)
+        told, self.failure = _meaning(error)
         self.unforeseen = error if self.failure.status == 500 else None
-        return self.failure
+        return told
 
     def succeed(self) -> None:
         """The task has done all of its work."""
@@ -270,7 +269,7 @@ def task_log() -> TaskLog:
 def logged(task: Task, error: Exception) -> Failure:
     """What a client is told of the error, once it stands in the log: with its traceback where
     nothing in errors.STATUS foresees it."""
-    failure = _told(error)
+    told, failure = _meaning(error)
     unforeseen = error if failure.status == 500 else None
     facts = {
         "task_uuid": task.uuid,
@@ -283,15 +282,17 @@ def logged(task: Task, error: Exception) -> Failure:
     facts = bounded(facts, FACT_CHARACTERS)
     said = as_pairs(facts)
     log.warning("task %s: refused %s", task.uuid, said, exc_info=unforeseen, extra=facts)
-    return failure
+    return told
 
 
-def _told(error: Exception) -> Failure:
-    """What the error means to the client: GONE where it is only that it has hung up within its
-    request."""
+def _meaning(error: Exception) -> tuple[Failure, Failure]:
+    """What the client is told of the error, and what it is: GONE where it is only that the client
+    has hung up within its request. One that has ended just its own half may still read."""
     failure = describe(error)
-    is_cut_off = failure.status == 400 or isinstance(error, (ConnectionError, CutOff))
-    return GONE if is_cut_off and not client_is_there() else failure
+    if isinstance(error, ConnectionError):
+        return (failure, failure) if client_is_there() else (GONE, GONE)
+    is_cut_off = failure.status in (400, 422) and not client_is_there()
+    return failure, GONE if is_cut_off else failure
 
 
 def client_is_there() -> bool:
