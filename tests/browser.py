@@ -83,7 +83,9 @@ class Page:
 
     def fill(self, selector: str, text: str) -> None:
         """Put `text` into a field in place of what it says."""
-        field = self.find(selector)
+        waiting = WebDriverWait(self.driver, 10, POLL_SECONDS, [Exception])
+        field = waiting.until(lambda _: self.find(selector).is_enabled() and self.find(selector))
+        waiting.until(lambda _: field.is_displayed(), f"{selector} isn't shown")
         field.clear()
         field.send_keys(text)
 

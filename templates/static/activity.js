@@ -4,7 +4,7 @@ import { offerTrial } from "./chat.js";
 import { byId, made } from "./dom.js";
 import { refresh } from "./feed.js";
 import { chosenServer } from "./ollama.js";
-import { currentPhase, end, endAll, enter, progress, showPhases, showServers, stop } from "./phases.js";
+import { currentPhase, end, endAll, endServer, enter, failServer, progress, showPhases, showServers, stop } from "./phases.js";
 import { ask, askForKey, linesOf } from "./service.js";
 import { _, wantsBase } from "./text.js";
 import { forget, Refused, Upload } from "./upload.js";
@@ -16,6 +16,27 @@ const PHASE_OF = [
   [/^Start structure|^Ollama:/, "create"],
   [/^Verif/, "verify"],
 ];
+// The service's own words for what it does are English; Ollama's stay as they are.
+const ACTIONS = {
+  "Start save model.": _("Saving."),
+  "Start extract model.": _("Unpacking."),
+  "Success upload model file.": _("The model is stored here."),
+  "Start create model.": _("Preparing."),
+  "Started to create model.": _("Preparing."),
+  "Start structure template": _("Creating."),
+  "Hashing.": _("Hashing."),
+  "Merging.": _("Merging."),
+  "Converting.": _("Converting."),
+  "Converted.": _("Converted."),
+  "Pushing.": _("Pushing."),
+  "Verifying.": _("Verifying."),
+  "Verified.": _("Verified."),
+  "Made on one server.": _("One server has it."),
+  "Failed on one server.": _("It failed on one server."),
+  "Still working.": _("Still working."),
+  "Start delete model.": _("Deleting."),
+  "Success delete model.": _("Success delete model."),
+};
 const UNUSABLE = 422;
 const MADE_PHASES = ["push", "create", "verify"];
 let running = null;
@@ -52,7 +73,7 @@ function showFigures(phase, { action, details }) {
   const { bytes, total_bytes: total, server, ollama } = details;
   const done = ollama?.total ? (ollama.completed ?? 0) / ollama.total : undefined;
   const note = action.startsWith("Ollama: ") ? action.replace("Ollama: ", "") : "";
-  if (phase !== "convert") showServers(phase, targets);
+  if (phase !== "convert" && phase !== "upload") MADE_PHASES.forEach(each => showServers(each, targets));
   progress(phase, { bytes, total, done, note, server });
 }
 
@@ -62,12 +83,14 @@ function showLine({ status, message }) {
   if (created) return finish(created);
   if (message.action === "Start create model.") stored = message.details.model;
   if (message.details.servers) targets = message.details.servers.map(each => each.server);
+  if (message.action === "Made on one server.") endServer(message.details.server);
+  if (message.action === "Failed on one server.") failServer(message.details.server, error);
   const phase = PHASE_OF.find(([pattern]) => pattern.test(message.action))?.[1];
   if (phase) {
     enter(phase);
     showFigures(phase, message);
   }
-  say(message.action);
+  say(ACTIONS[message.action] ?? message.action);
 }
 
 // Each line of an answer as it comes; resolves to the last one.

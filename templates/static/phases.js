@@ -44,14 +44,14 @@ export function end(id) {
   rowOf(id).className = "phase done";
   const { total, at } = ratesFrom[id] ?? {};
   figuresOf(id).replaceChildren(icon("check2", "text-success"), total ? ` ${amount(total, at)}` : "");
-  serverRows(id).forEach(endRow);
+  serverRows(id).filter(row => !row.classList.contains("failed")).forEach(endRow);
 }
 
 export function enter(id) {
   if (!PHASES.includes(id)) return;
   rowOf(id).hidden = false;
   rowOf(id).classList.remove("waiting");
-  PHASES.slice(0, PHASES.indexOf(id)).forEach(end);
+  PHASES.slice(0, PHASES.indexOf(id)).filter(isOver).forEach(end);
   current = id;
 }
 
@@ -62,7 +62,9 @@ export function endAll() {
 
 // Where it stopped, it stays.
 export function stop(isFailure) {
-  if (current) rowOf(current).classList.add(isFailure ? "failed" : "stopped");
+  const failed = PHASES.filter(id => serverRows(id).some(row => row.classList.contains("failed")));
+  const stopped = isFailure && failed.length ? failed : [current].filter(Boolean);
+  for (const id of stopped) rowOf(id).classList.add(isFailure ? "failed" : "stopped");
   document.title = "model handler";
 }
 
@@ -91,17 +93,51 @@ function endRow(row) {
   row.querySelector("progress").value = 1;
 }
 
-// A phase is as far as all of its servers are; they come one by one, so those before are done.
-function showWhole(id, key) {
+const hasEnded = row => row.matches(".done, .failed");
+
+// Several servers go through the phases side by side: a phase is over once it is for all of them.
+const isOver = id => serverRows(id).every(hasEnded);
+
+function rowsOf(server) {
+  return PHASES.flatMap(id => serverRows(id).filter(row => row.querySelector("progress").id === keyOf(id, server)));
+}
+
+// All that a server had to do is done.
+export function endServer(server) {
+  rowsOf(server).forEach(endRow);
+  PHASES.forEach(showWhole);
+}
+
+// A server stops where it is, for the reason that is said; the others go on.
+export function failServer(server, reason) {
+  const row = rowsOf(server).find(each => !hasEnded(each));
+  if (!row) return;
+  row.classList.add("failed");
+  row.querySelector("span").textContent = reason;
+}
+
+// A phase is as far as all of its servers are.
+function showWhole(id) {
   const rows = serverRows(id);
-  rows.slice(0, rows.findIndex(row => row.querySelector("progress").id === key)).forEach(endRow);
+  if (!rows.length || ended.has(id)) return;
   const values = rows.map(row => row.querySelector("progress").value);
   byId(id).value = values.reduce((sum, value) => sum + value, 0) / values.length;
+  if (rows.every(row => row.classList.contains("done"))) end(id);
+}
+
+// What a server does now says that it is done with what comes before.
+function endBefore(id, server) {
+  for (const earlier of PHASES.slice(0, PHASES.indexOf(id))) {
+    const row = byId(keyOf(earlier, server))?.closest(".phase");
+    if (row) endRow(row);
+    showWhole(earlier);
+  }
 }
 
 // How far a phase is: `done` from 0 to 1, or `bytes` of `total`; since it began or went on at `from`.
 export function progress(id, { done, bytes, total, from = 0, server = "", note = "" }) {
   const key = byId(keyOf(id, server)) ? keyOf(id, server) : id;
+  if (key !== id) endBefore(id, server);
   const now = performance.now();
   const start = ratesFrom[key] ??= { at: now, bytes: from || bytes || 0, total };
   if (from && from !== start.from) Object.assign(start, { from, at: now, bytes: from });
@@ -109,7 +145,7 @@ export function progress(id, { done, bytes, total, from = 0, server = "", note =
   const ratio = total ? bytes / total : done;
   if (ratio === undefined || ratio === null) return void (figuresOf(key).textContent = note);
   byId(key).value = ratio;
-  if (key !== id) showWhole(id, key);
+  if (key !== id) showWhole(id);
   const seconds = (now - start.at) / 1000;
   const rate = bytes === undefined ? 0 : (bytes - start.bytes) / seconds;
   const isKnown = seconds >= LEAST_SECONDS && rate > 0 && ratio < 1;
