@@ -113,7 +113,7 @@ def deploy(
 def test_sees_data_alone_and_runs_once(
     tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODEL_HANDLER_OTHER_KEY", "secret")
+    monkeypatch.setenv("MODEL_HANDLER_SERVER", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     write_base(tmp_path / "made.gguf")
     command = script(tmp_path, COPY)
