@@ -1,6 +1,5 @@
 """A stored model onto Ollama servers: each with a plan of its own, none stopping the others."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +18,11 @@ from app.planning.options import Options
 from app.planning.plan import Plan
 from app.progress import Report
 from app.service.conversion import Converted, convert
+from app.service.history import Made, recorded
 from app.service.lines import Line, Script, Steps, follow, follow_past
 from app.service.servers import introduced, side_by_side
 from app.storage.directory import Storage
-from app.storage.failures import StorageError
 from app.storage.model import Model
-from app.weights.errors import WeightsError, WeightsKilled
-
-SAID_PLAINLY = (OllamaError, Unusable, StorageError, WeightsError, WeightsKilled)
-"""Failures whose words are a sentence for whoever asked."""
 
 
 @dataclass
@@ -113,37 +108,10 @@ class Installation:
         """Convert where a plan says so, push, and create on every server. Raises what has failed
         on any of them, once the others have the model. However it ends, the model's history has
         it."""
-        with self._recorded() as create:
-            yield from self._steps(script, create)
-
-    @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Any]]:
-        """What is known of this create, to be added to; kept with the model at the end."""
         plan = next(plan for _, plan in self.targets.servers.values())
-        create: dict[str, Any] = {"model_name_on_ollama": self.new_name, "servers": []}
-        started, state, error, line = time.monotonic(), "stopped", None, None
-        try:
-            yield create
-            state = "succeeded"
-        except Exception as failure:
-            state = "failed"
-            error = str(failure) if isinstance(failure, SAID_PLAINLY) else None
-            line = getattr(failure, "line", None)
-            raise
-        finally:
-            ended = {
-                "task_uuid": self.task,
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "seconds": round(time.monotonic() - started, 1),
-                "state": state,
-                "error": error,
-                "line": line,
-                "uploaded_at": self.model.manifest().facts.get("created_at"),
-                "options": self.options.stated(),
-                "modelfile": plan.modelfile.text,
-                "edited": self.options.modelfile is not None,
-            }
-            self.model.add_create(create | ended)
+        made = Made(self.new_name, self.task, self.options, plan.modelfile)
+        with recorded(self.model, made) as create:
+            yield from self._steps(script, create)
 
     def _steps(self, script: Script, create: dict[str, Any]) -> Steps[None]:
         begin, middle, success = script.begin, script.middle, script.success
