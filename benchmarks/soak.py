@@ -41,6 +41,7 @@ KILL_SECONDS = (4.0, 10.0)
 RESTART_SECONDS = 8.0
 SLOW = 20
 TIMEOUT = 60
+ENDING_SECONDS = 5
 
 Digests = frozenset[tuple[str, str]]
 
@@ -280,7 +281,8 @@ class Soak:
 
     def left_over(self) -> list[str]:
         """Staged files, locks, folders for temporary files and processes that nobody needs."""
-        running = [f"process {each.pid}" for each in self.found.processes if each.is_running()]
+        _, alive = psutil.wait_procs(self.found.processes, ENDING_SECONDS)
+        running = [f"process {each.pid}" for each in alive]
         return [
             *litter(self.models_dir),
             *(f"temporary/{each.name}" for each in self.temporary.iterdir()),
