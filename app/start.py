@@ -85,9 +85,10 @@ def say_what_is_served(
             log.warning("%s: there is no folder %s.", name, given)
     key = "is set" if settings["API_KEY"] else "isn't set: whoever can connect may do everything"
     log.info("MODEL_HANDLER_API_KEY %s.", key)
-    hosts = ", ".join(settings["TRUSTED_HOSTS"]) or "no others"
+    hosts = ["localhost", "IP addresses", *settings["TRUSTED_HOSTS"]]
+    log.info("Answers to these hosts: %s (MODEL_HANDLER_TRUSTED_HOSTS).", ", ".join(hosts))
     proxies = settings["TRUSTED_PROXIES"]
-    log.info("Answers by localhost, addresses, and of names: %s; %s proxies.", hosts, proxies)
+    log.info("Trusted proxies in front: %s (MODEL_HANDLER_TRUSTED_PROXIES).", proxies)
     for variable in not_applied:
         log.warning(
             "%s isn't heeded: systemd has opened the socket, as ListenStream= in its unit says.",

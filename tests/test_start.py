@@ -99,7 +99,8 @@ def test_what_is_served_is_said(tmp_path: Path, standin: Standin) -> None:
     assert f": the page is {served.url}/\n" in said
     assert f"Models are kept in {tmp_path / 'models'}, which has " in said
     assert "MODEL_HANDLER_API_KEY is set." in said
-    assert "names: models.example; 0 proxies." in said
+    assert "hosts: localhost, IP addresses, models.example (MODEL" in said
+    assert "proxies in front: 0 (" in said
     assert f"MODELFILES_DIR: there is no folder {tmp_path / 'none'}." in said
     assert f"Ollama at {standin.url}: version 0.32.15." in said
     assert f"Ollama at http://127.0.0.1:{port}" not in said  # Nobody has waited for it.
