@@ -203,7 +203,7 @@ def test_a_body_shorter_than_its_length(limited: tuple[Served, Path], closes: bo
     data = request(part("Model", ZIP + "x" * 1000, "m.zip"), length=5000)
     status, body = send(served, data, then_close=closes)
     line = json.loads(body)
-    assert status == line["status"] == (499 if closes else 408)
+    assert status == line["status"] == (400 if closes else 408)
     assert line["message"]["action"] == UPLOAD
     task = line["message"]["task_uuid"]
     ended = f"task {task}: ended task_uuid={task} kind=upload status={499 if closes else 408} "
