@@ -34,7 +34,7 @@ $(TEST_INSTALLED): $(PACKED) tests/node/package-lock.json | $(VENV)/bin/python
 	tests/system-packages test
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --editable '.[node]'
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 # What constraints.txt lists: the versions here, once the suite has passed with them.
