@@ -349,10 +349,8 @@ def test_cancelling_an_upload_keeps_nothing(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_window_scrolls_only_downwards(page: Page, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})  # type: ignore[attr-defined]
-    metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)  # type: ignore[attr-defined]
+    page.prefer(scheme)
+    page.resize(360)
     widths = page.run_script(
         "const { scrollWidth, clientWidth } = document.documentElement;"
         " return [scrollWidth, clientWidth, innerWidth];"
@@ -360,10 +358,10 @@ def test_a_narrow_window_scrolls_only_downwards(page: Page, scheme: str) -> None
     assert isinstance(widths, list)
     assert widths[0] == widths[1]
     assert widths[2] == 360
-    background = page.run_script("return getComputedStyle(document.documentElement).colorScheme")
-    assert background == scheme
+    page.wait_until(f"getComputedStyle(document.documentElement).colorScheme == '{scheme}'")
     page.take_screenshot(f"narrow-{scheme}")
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})  # type: ignore[attr-defined]
+    page.emulate("clearDeviceMetricsOverride")
+    page.prefer("")
 
 
 def test_the_page_s_own_errors(page: Page) -> None:
