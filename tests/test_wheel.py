@@ -8,6 +8,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from tests.callers import RequestsCaller
 from tests.conftest import Zips
 from tests.constraints import installed
@@ -15,6 +17,7 @@ from tests.documents import example
 from tests.serving import ROOT, serve
 
 
+@pytest.mark.installs
 def test_wheel_works_elsewhere(tmp_path: Path, zips: Zips, ollama: str, new_name: str) -> None:
     """Installed by the commands of docs/operations.rst."""
     code = example("docs/operations.rst", "python3 -m pip wheel").code
