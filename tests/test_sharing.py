@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
+from app.storage.directory import Storage
+from app.storage.manifest import StoredFile
 from app.storage.model import Model
 from tests.callers import FlaskCaller
 from tests.conftest import litter
@@ -53,6 +56,23 @@ def test_the_same_file_in_two_models_is_one(
     upload(caller, tmp_path, "one", WEIGHTS[::-1])
     assert (two / "weights.bin").read_bytes() == WEIGHTS
     assert not litter(models_dir)
+
+
+def test_a_model_that_is_deleted_meanwhile_is_not_shared_with(
+    caller: FlaskCaller, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(caller, tmp_path, "one")
+    published = Storage.published_files
+
+    def deleted_then(storage: Storage) -> dict[str, tuple[Path, StoredFile]]:
+        found = published(storage)
+        if (models_dir / "one").exists():
+            shutil.rmtree(models_dir / "one")
+        return found
+
+    monkeypatch.setattr(Storage, "published_files", deleted_then)
+    upload(caller, tmp_path, "two")
+    assert (models_dir / "two" / "weights.bin").read_bytes() == WEIGHTS
 
 
 def test_a_model_uploaded_again_shares_with_what_it_replaces(

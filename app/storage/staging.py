@@ -271,8 +271,9 @@ class Staging:
     def _share(self, path: Path, published: Path, entry: StoredFile) -> None:
         """Make `path` one with a published file of the same content: the same base in ten zips
         takes its room once."""
-        if path.samefile(published):
-            return
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            if path.samefile(published):
+                return
         link = self.folder / "shared"
         if _link(published, entry, link):
             os.replace(link, path)
