@@ -77,14 +77,8 @@ class _HTTPConnection(HTTPConnection):
         super().putrequest(*arguments, **options)
 
 
-class _HTTPSConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _note(self)
-
-    def putrequest(self, *arguments: Any, **options: Any) -> None:
-        _note(self)
-        super().putrequest(*arguments, **options)
+class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
+    """The same over TLS."""
 
 
 class _Pool(HTTPConnectionPool):

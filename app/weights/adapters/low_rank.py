@@ -121,8 +121,8 @@ class Edit(Protocol):
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """Rows whose place others take."""
+class _Others:
+    """Other rows, one for each that they change."""
 
     rows: Rows
     start: int = 0
@@ -130,21 +130,17 @@ class Replaced:
     @property
     def count(self) -> int:
         return self.rows.count
+
+
+class Replaced(_Others):
+    """Rows whose place others take."""
 
     def apply(self, values: Floats, first: int) -> None:
         values[:] = self.rows.read(first, first + len(values))
 
 
-@dataclass(frozen=True)
-class Added:
+class Added(_Others):
     """Rows to which others are added."""
-
-    rows: Rows
-    start: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
 
     def apply(self, values: Floats, first: int) -> None:
         values += self.rows.read(first, first + len(values))
