@@ -188,19 +188,34 @@ def test_ends_with_its_client(tmp_path: Path) -> None:
     check_gone(int((tmp_path / "pid").read_text()))
 
 
-def test_what_moved_to_another_group_ends_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(converter, "LIMIT_SECONDS", 1.0)
-    text = """
+ESCAPES = {
+    "to another group": """
 if os.fork() == 0:
     os.setpgid(0, 0)
     (BESIDE / "pid").write_text(str(os.getpid()))
 time.sleep(20)
-"""
+""",
+    "out of the session": """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        (BESIDE / "pid").write_text(str(os.getpid()))
+    else:
+        os._exit(0)
+time.sleep(20)
+""",
+}
+
+
+@pytest.mark.parametrize("where", ESCAPES)
+def test_what_moved_away_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(converter, "LIMIT_SECONDS", 1.0)
+    command = shlex.split(script(tmp_path, ESCAPES[where]))
     (tmp_path / "work").mkdir()
     with pytest.raises(converter.Unusable, match="took more than 1 seconds"):
-        converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
+        converted(command, [], tmp_path / "work", lambda count: None)
     check_gone(int((tmp_path / "pid").read_text()))
 
 
@@ -213,23 +228,6 @@ time.sleep(20)
 """
     (tmp_path / "work").mkdir()
     with pytest.raises(converter.Unusable, match="ended with code -9"):
-        converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
-    check_gone(int((tmp_path / "pid").read_text()))
-
-
-def test_what_left_the_session_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(converter, "LIMIT_SECONDS", 1.0)
-    text = """
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        (BESIDE / "pid").write_text(str(os.getpid()))
-    else:
-        os._exit(0)
-time.sleep(20)
-"""
-    (tmp_path / "work").mkdir()
-    with pytest.raises(converter.Unusable, match="took more than 1 seconds"):
         converted(shlex.split(script(tmp_path, text)), [], tmp_path / "work", lambda count: None)
     check_gone(int((tmp_path / "pid").read_text()))
 
