@@ -3,7 +3,7 @@
 New texts are added untranslated, to be filled in by hand; those that nobody says any more go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -37,20 +37,20 @@ def said() -> Iterator[str | tuple[str, ...]]:
             yield text if isinstance(text, str) else tuple(text)[:2]
 
 
-def update(path: Path) -> None:
-    """Have the catalogue hold exactly what is said, sorted, so that changes can be merged."""
+def update(path: Path, texts: Iterable[str | tuple[str, ...]], head: str) -> None:
+    """Have the catalogue hold exactly the texts, sorted, so that changes can be merged; `head` is
+    its first lines, with places for `locale` and `plurals`."""
     with path.open("rb") as file:
         known = read_po(file)
     catalog = Catalog(known.locale)
-    for text in said():
+    for text in texts:
         found = known.get(text)
         catalog.add(text, found.string if found else "")
     with path.open("wb") as file:
-        head = HEADER.format(locale=known.locale, plurals=known.plural_forms)
-        file.write(head.encode())
+        file.write(head.format(locale=known.locale, plurals=known.plural_forms).encode())
         write_po(file, catalog, 100, no_location=True, sort_output=True, omit_header=True)
 
 
 if __name__ == "__main__":
     for path in sources():
-        update(path)
+        update(path, said(), HEADER)

@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from babel.messages.catalog import Catalog
-from babel.messages.pofile import read_po, write_po
-
+from tests.catalogues import update
 from tests.serving import ROOT
 
 APP = ROOT / "app"
@@ -103,19 +101,6 @@ def _name(node: ast.expr) -> str:
     return node.id.strip("_").lower() if isinstance(node, ast.Name) else "value"
 
 
-def update(path: Path) -> None:
-    """Have the catalogue hold exactly what is said, sorted, so that changes can be merged."""
-    with path.open("rb") as file:
-        known = read_po(file)
-    catalog = Catalog(known.locale)
-    for text in said():
-        found = known.get(text)
-        catalog.add(text, found.string if found else "")
-    with path.open("wb") as file:
-        file.write(HEADER.format(locale=known.locale).encode())
-        write_po(file, catalog, 100, no_location=True, sort_output=True, omit_header=True)
-
-
 if __name__ == "__main__":
     for path in sources():
-        update(path)
+        update(path, said(), HEADER)
