@@ -161,11 +161,10 @@ def test_a_client_that_leaves_stops_the_work(
         gate.wait_reached(10)
         response.close()
         connection.close()
-        gate.open()
-    deadline = time.monotonic() + 10
-    while litter(models_dir) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not litter(models_dir)
+        deadline = time.monotonic() + 10
+        while litter(models_dir) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not litter(models_dir)
     assert "left" not in [request.json.get("model") for request in standin.requests if request.json]
 
 
