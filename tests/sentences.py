@@ -24,6 +24,7 @@ NOT_FOR_CLIENTS = (
     "views/assets.py",
     "commands/*",
     "views/openapi.py",
+    "views/schemas.py",
     "config.py",
     "worker.py",
     "gunicorn_conf.py",

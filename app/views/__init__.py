@@ -1,7 +1,14 @@
-from app.views import health, models, ollama, pages, preview, state, tasks, uploads
+from app.views import health, inspection, models, ollama, pages, preview, state, tasks, uploads
 from app.views.protocol import blobs, create
 
 BLUEPRINTS = (
-    *(models.blueprint, preview.blueprint, uploads.blueprint, tasks.blueprint, ollama.blueprint),
+    *(
+        models.blueprint,
+        inspection.blueprint,
+        preview.blueprint,
+        uploads.blueprint,
+        tasks.blueprint,
+        ollama.blueprint,
+    ),
     *(pages.blueprint, state.blueprint, health.blueprint, blobs.blueprint, create.blueprint),
 )

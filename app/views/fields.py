@@ -14,7 +14,7 @@ from app.planning.options import FIELDS, BadRequest, optional_text, options
 from app.planning.spelling import MOST_NAMED, misspelt
 from app.service.early import Asked
 from app.service.lines import Line, Steps
-from app.views.answers import asked_servers
+from app.views.answers import asked_servers, json_object
 
 FILE_FIELDS = ("Model", "model")
 NEW_NAME = "model_name_on_ollama"
@@ -49,8 +49,11 @@ def check_names(names: Iterable[str], known: Collection[str]) -> None:
             ignored[name[:_SHOWN]] = None
 
 
-def with_query(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields, and those of the query that aren't among them."""
+def json_fields(known: Collection[str]) -> Mapping[str, Any]:
+    """The fields of the request's JSON object, and those of its query that aren't among them.
+    Raises BadRequest, also for a field that is nearly one of `known`."""
+    fields = json_object()
+    check_names(fields, known)
     return {**request.args, **fields}
 
 

@@ -10,8 +10,10 @@ from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
 from app.ollama.client import Ollama, OllamaError
 from app.service.servers import silent
+from app.views import schemas
 from app.views.access import has_key, host_is_ours
 from app.views.answers import json_answer, service
+from app.views.openapi import documented
 
 LATER_SECONDS = 1.0
 
@@ -19,15 +21,20 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@documented(answers=schemas.JSON, example="curl $service/healthz")
 def healthz() -> dict[str, str]:
-    """Answers at once and touches nothing: the process serves requests."""
+    """The process is there: answers at once and touches nothing."""
     return {"status": "ok"}
 
 
 @blueprint.get("/readyz")
+@documented(answers=schemas.JSON, statuses=["200", "503"], example="curl $service/readyz")
 def readyz() -> Response:
-    """Whether a deploy would find what it needs; 503 where it wouldn't. Of several Ollama servers
-    one is enough. Check by check for whoever has the key and asks by a name that is ours."""
+    """Whether a deploy would find what it needs; 503 where it wouldn't.
+
+    Of several Ollama servers one is enough. Check by check for whoever has the key and asks by a
+    name that is ours.
+    """
     storage = service().storage
 
     def space() -> dict[str, Any]:
@@ -52,8 +59,9 @@ def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
+@documented(answers=schemas.TEXT, example="curl $service/metrics")
 def metrics() -> Response:
-    """What is counted, for Prometheus: of all worker processes of this instance."""
+    """Counts, for Prometheus: of all worker processes of this instance."""
     return Response(exposition(service().storage.free_bytes()), content_type=CONTENT_TYPE_LATEST)
 
 

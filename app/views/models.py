@@ -1,54 +1,78 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
-from uuid import uuid4
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, current_app, request
 
 from app.planning.early import EarlyLook
-from app.planning.options import BadRequest, options, text
+from app.planning.options import text
 from app.service.early import Asked, look_early
 from app.service.keeping import keeping
 from app.service.lines import Steps, Task
-from app.service.work import FAILED_CREATE, FAILED_UPLOAD, Upload
+from app.service.work import (
+    CREATE,
+    DEPLOY_CREATE,
+    DEPLOY_UPLOAD,
+    FAILED_CREATE,
+    FAILED_UPLOAD,
+    UPLOAD,
+    Upload,
+)
 from app.storage.names import check_name, name_of_upload
 from app.storage.staging import Staging
-from app.views.answers import json_answer, json_object, service
+from app.views import schemas
+from app.views.answers import json_object, service
 from app.views.fields import (
     NEW_NAME,
     OF_CREATE,
     OF_FORM,
     OF_JSON_UPLOAD,
-    OF_QUERY,
     asked_for,
     check_names,
     check_query,
+    json_fields,
     naming_ignored,
-    with_query,
 )
 from app.views.form_upload import Look
 from app.views.known import wanted_files
-from app.views.stream import fails_as, is_verbose, streamed
+from app.views.openapi import CURL_JSON, MAKING, STORING, documented, lines_of
+from app.views.stream import is_verbose, streamed
 from app.views.upload import receive, receive_raw
 
-FAILED_GET = "Failed get model."
+_FILE, _NAME, _DELETED = {"model": "FILE"}, {"model": "NAME"}, {"model_name": "NAME"}
+_MADE = {"model": "NAME", "model_name_on_ollama": "NEW"}
+_UPLOAD_LINES = lines_of(UPLOAD, _FILE)
+_DEPLOY_LINES = (*lines_of(DEPLOY_UPLOAD, _FILE), *lines_of(DEPLOY_CREATE, _NAME, _MADE))
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 blueprint.before_request(check_query)
 
 
 @blueprint.get("/")
+@documented(
+    example="curl $service/models/",
+    query=[schemas.VERBOSE],
+    lines=[("Get model.", "k/n", _NAME)],
+)
 @streamed("Failed get model list.", kept=False)
 def list_models(task: Task) -> Steps[None]:
+    """List the models, a line each."""
     yield from service().models(with_facts=is_verbose())
 
 
 @blueprint.delete("/")
+@documented(
+    *(404, 409),
+    example=f'curl -X DELETE {CURL_JSON} $service/models/ -d \'{{"model": "my_model"}}\'',
+    body=schemas.json_body(schemas.MODEL, "model"),
+    query=[schemas.VERBOSE],
+    lines=[("Start delete model.", 0.5, _DELETED), ("Success delete model.", 1.0, _DELETED)],
+)
 @streamed("Failed delete model.")
 def delete(task: Task) -> Steps[None]:
+    """Delete a model."""
     fields = json_object()
     check_names(fields, {"model"})
     name = text(fields, "model")
@@ -57,8 +81,16 @@ def delete(task: Task) -> Steps[None]:
 
 
 @blueprint.post("/upload/")
+@documented(
+    *(*STORING, 404, 423),
+    example="curl -F Model=@my_model.zip $service/models/upload/",
+    body=schemas.form_body(schemas.MODEL_FILES) | schemas.json_body(schemas.ARRIVED),
+    query=[schemas.VERBOSE],
+    lines=_UPLOAD_LINES,
+)
 @streamed(FAILED_UPLOAD)
 def upload(task: Task) -> Steps[None]:
+    """Store an archive, or files, as a model."""
     with _received(task, lambda fields: EarlyLook()) as (upload, _):
         yield from naming_ignored(service().upload(upload))
 
@@ -76,7 +108,7 @@ def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any
                 check_names(fields, OF_FORM)
             yield upload, fields
         return
-    fields = _json_fields(OF_JSON_UPLOAD)
+    fields = json_fields(OF_JSON_UPLOAD)
     known = wanted_files(fields, "known")
     if known and fields.get("upload") is None:
         name = check_name(text(fields, "name"))
@@ -104,18 +136,19 @@ def _noted(task: Task, staging: Staging) -> Iterator[None]:
         task.facts["model"] = staging.model_name
 
 
-def _json_fields(known: Collection[str]) -> Mapping[str, Any]:
-    """The fields of the request's JSON object and of its query. Raises BadRequest, also for a field
-    that is nearly one of `known`."""
-    fields = json_object()
-    check_names(fields, known)
-    return with_query(fields)
-
-
 @blueprint.post("/create/")
+@documented(
+    *(*MAKING, 404),
+    example=f"curl {CURL_JSON} $service/models/create/ \\\n"
+    '  -d \'{"model": "my_model", "model_name_on_ollama": "my-model"}\'',
+    body=schemas.json_body(schemas.MODEL | schemas.DEPLOY, "model", NEW_NAME),
+    query=[schemas.VERBOSE, schemas.SERVER],
+    lines=lines_of(CREATE, _NAME, _MADE),
+)
 @streamed(FAILED_CREATE)
 def create(task: Task) -> Steps[None]:
-    fields = _json_fields(OF_CREATE)
+    """Make a stored model a model of Ollama."""
+    fields = json_fields(OF_CREATE)
     asked = asked_for(fields)
     name, new_name = text(fields, "model"), text(fields, NEW_NAME)
     task.facts.update(model=name, model_name_on_ollama=new_name, server=_servers(asked))
@@ -124,8 +157,19 @@ def create(task: Task) -> Steps[None]:
 
 
 @blueprint.post("/deploy/")
+@documented(
+    *(*MAKING, 404, 423),
+    example="curl -N -F model_name_on_ollama=my-model -F Model=@my_model.zip"
+    " $service/models/deploy/",
+    body=schemas.form_body(schemas.DEPLOY | schemas.MODEL_FILES, NEW_NAME)
+    | schemas.json_body(schemas.ARRIVED | schemas.DEPLOY, NEW_NAME),
+    query=[schemas.VERBOSE, schemas.SERVER],
+    lines=_DEPLOY_LINES,
+    failures=(FAILED_UPLOAD, FAILED_CREATE),
+)
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy(task: Task) -> Steps[None]:
+    """Store an archive, or files, and make a model of Ollama of them."""
     yield from deploy_form(task)
 
 
@@ -150,8 +194,16 @@ def deploy_form(task: Task) -> Steps[None]:
 
 
 @blueprint.put("/upload/<filename>")
+@documented(
+    *STORING,
+    example="curl -T my_model.zip $service/models/upload/my_model.zip",
+    body=schemas.RAW_BODY,
+    query=[schemas.VERBOSE],
+    lines=_UPLOAD_LINES,
+)
 @streamed(FAILED_UPLOAD)
 def upload_raw(task: Task, filename: str) -> Steps[None]:
+    """Store an archive, or a GGUF, that is the body itself."""
     storage = service().storage
     with storage.staging(task.uuid) as staging, _noted(task, staging):
         upload = receive_raw(storage, staging, filename, EarlyLook())
@@ -159,8 +211,23 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
 
 
 @blueprint.put("/deploy/<filename>")
+@documented(
+    *MAKING,
+    example="curl -N -T my_model.zip"
+    ' "$service/models/deploy/my_model.zip?model_name_on_ollama=my-model"',
+    body=schemas.RAW_BODY,
+    query=[
+        schemas.in_query(NEW_NAME, schemas.TEXT_VALUE, required=True),
+        *schemas.OPTIONS_IN_QUERY,
+        schemas.VERBOSE,
+        schemas.SERVER,
+    ],
+    lines=_DEPLOY_LINES,
+    failures=(FAILED_UPLOAD, FAILED_CREATE),
+)
 @streamed(FAILED_UPLOAD, ratio_key="progress")
 def deploy_raw(task: Task, filename: str) -> Steps[None]:
+    """Deploy an archive, or a GGUF, that is the body itself."""
     new_name, asked = text(request.args, NEW_NAME), asked_for(request.args)
     task.facts.update(model_name_on_ollama=new_name, server=_servers(asked))
     look = look_early(service(), task, asked)
@@ -171,74 +238,5 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
         yield from naming_ignored(steps)
 
 
-@blueprint.post("/check/")
-@fails_as("Failed check model file.")
-def check() -> Response:
-    """The description of a zip, which is not kept; of the fields alone, whether a deploy with them
-    would be refused already."""
-    if request.mimetype == "application/json":
-        fields = _json_fields(OF_QUERY)
-        look_early(service(), Task(str(uuid4()), FAILED_CREATE), asked_for(fields))
-        return json_answer({"problems": []})
-    storage = service().storage
-    with storage.staging(str(uuid4())) as staging:
-        upload, _ = receive(storage, staging, lambda fields: EarlyLook())
-        return json_answer(service().check(upload))
-
-
-@blueprint.post("/missing/")
-@fails_as("Failed compare files.")
-def missing() -> Response:
-    """The names of those of a client's files whose content isn't here, and is to be sent."""
-    fields = json_object()
-    if "files" not in fields:
-        raise BadRequest("The field 'files' is missing. Send the list of files to compare.")
-    absent = service().storage.missing(wanted_files(fields, "files"))
-    return json_answer({"missing": [file.name for file in absent]})
-
-
-@blueprint.get("/<name>/")
-@fails_as(FAILED_GET)
-def describe(name: str) -> Response:
-    """The description of a model, and its history where more is wanted."""
-    history = {"creates": service().creates(name)} if is_verbose() else {}
-    return json_answer({**service().describe(name), **history})
-
-
-@blueprint.get("/<name>/modelfile")
-@fails_as(FAILED_GET)
-def modelfile(name: str) -> Response:
-    """The model's Modelfile, as `ollama create -f` takes it in the model's folder."""
-    return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
-
-
-@blueprint.post("/<name>/modelfile")
-@fails_as("Failed check Modelfile.")
-def check_modelfile(name: str) -> Response:
-    """The Modelfile that a create with these options would use; nothing is made of it."""
-    return Response(service().modelfile(name, options(json_object())), mimetype="text/plain")
-
-
-@blueprint.get("/<name>/download")
-@fails_as(FAILED_GET)
-def download(name: str) -> Response:
-    """The model as a zip that could be uploaded again; its length is known beforehand."""
-    with ExitStack() as opened:
-        zipped = opened.enter_context(service().zipped(name))
-        response = Response(zipped, mimetype="application/zip")
-        response.content_length = len(zipped)
-        response.headers.set("Content-Disposition", "attachment", **_file_name(f"{name}.zip"))
-        response.call_on_close(opened.pop_all().close)
-    return response
-
-
 def _servers(asked: Asked) -> str:
     return ",".join(asked.servers or current_app.config["OLLAMA_HOST"])
-
-
-def _file_name(name: str) -> dict[str, str]:
-    """The parameters of a Content-Disposition that name a file (RFC 6266, appendix D)."""
-    if name.isascii():
-        return {"filename": name}
-    plain = name.encode("ascii", "replace").decode().replace("?", "_")
-    return {"filename": plain, "filename*": f"UTF-8''{quote(name, safe='')}"}

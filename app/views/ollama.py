@@ -3,44 +3,81 @@ reach them itself."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from typing import Any
 
 from flask import Blueprint, Response, current_app, stream_with_context
 from werkzeug.exceptions import NotFound
 
 from app.errors import describe
+from app.modelfile.grammar import ROLES
 from app.ollama.client import ModelMissing, Ollama, OllamaError
 from app.planning.options import text
-from app.service.chat import Answer, chat_request, first_answer, heard
+from app.service.chat import MAX_MESSAGES, Answer, chat_request, first_answer, heard
 from app.service.watch import described
+from app.views import schemas
 from app.views.answers import asked_servers, json_answer, json_object, service
+from app.views.openapi import ASKING_OLLAMA, CURL_JSON, documented
 from app.views.sentences import in_language
 from app.views.stream import client_is_there, fails_as, line_response
+
+_ANSWERED: dict[str, Any] = {"schema": {"type": "object"}, "query": [schemas.SERVER]}
+_MESSAGE = schemas.object_of(
+    {"role": {"enum": list(ROLES)}, "content": schemas.TEXT_VALUE}, "role", "content"
+)
+_CHAT = schemas.json_body(
+    {
+        **schemas.MODEL,
+        "messages": schemas.list_of(_MESSAGE, minItems=1, maxItems=MAX_MESSAGES),
+        "options": {"type": "object", "description": "As a Modelfile's parameters"},
+        "think": {"type": "boolean"},
+    },
+    *("model", "messages"),
+)
 
 blueprint = Blueprint("ollama", __name__, url_prefix="/ollama")
 
 
 @blueprint.get("/")
+@documented(answers=schemas.JSON, example="curl $service/ollama/")
 @fails_as("Failed ask Ollama.")
 def servers() -> Response:
-    """Each server with its version, models, and whether it takes adapters; or with what keeps it
-    from saying."""
+    """The Ollama servers and their models.
+
+    Each with its version, and whether it takes adapters; or with what keeps it from saying.
+    """
     return json_answer({"servers": [described(server) for server in service().ollamas()]})
 
 
 @blueprint.post("/generate")
+@documented(
+    *(404, *ASKING_OLLAMA),
+    example=f"curl -N {CURL_JSON} $service/ollama/generate \\\n"
+    '  -d \'{"model": "my-model", "prompt": "Hello"}\'',
+    body=schemas.json_body(schemas.MODEL | {"prompt": schemas.TEXT_VALUE}, "model", "prompt"),
+    **_ANSWERED,
+)
 @fails_as("Failed generate.")
 def generate() -> Response:
-    """Ollama's own lines of an answer to one prompt, each as it comes: from the first server that
-    gives one."""
+    """One prompt to a model on Ollama; answers with Ollama's own lines, each as it comes.
+
+    They are from the first server that gives one.
+    """
     fields = json_object()
     model, prompt = text(fields, "model"), text(fields, "prompt")
     return _answered(lambda server: server.generate(model, prompt))
 
 
 @blueprint.post("/chat")
+@documented(
+    *(404, *ASKING_OLLAMA),
+    example=f"curl -N {CURL_JSON} $service/ollama/chat \\\n"
+    '  -d \'{"model": "my-model", "messages": [{"role": "user", "content": "Hello"}]}\'',
+    body=_CHAT,
+    **_ANSWERED,
+)
 @fails_as("Failed chat.")
 def chat() -> Response:
-    """Ollama's own lines of the next answer in a chat, likewise."""
+    """The next answer in a chat; Ollama's own lines, likewise."""
     body = chat_request(json_object())
     return _answered(lambda server: server.chat(body))
 

@@ -13,8 +13,10 @@ from flask import Blueprint, Response, current_app, request
 
 from app.service.watch import Watch
 from app.service.work import Service
+from app.views import schemas
 from app.views.answers import service
 from app.views.assets import Asset, answer
+from app.views.openapi import documented
 from app.views.sentences import in_language
 from app.views.stream import fails_as
 from app.views.tasks import uploads
@@ -51,10 +53,13 @@ class Overview:
 
 
 @blueprint.get("/state/")
+@documented(answers=schemas.JSON, example="curl $service/state/")
 @fails_as("Failed get state.")
 def state() -> Response:
-    """Version, free space, servers, models, recent tasks and uploads; 304 where nothing has
-    changed. Asked with Cache-Control: no-cache, the servers are asked anew."""
+    """Version, free space, servers, models, recent tasks and uploads: for the page.
+
+    304 where nothing has changed. Asked with Cache-Control: no-cache, the servers are asked anew.
+    """
     overview = _overview()
     tasks = service().tasks.recent()[:SHOWN_TASKS]
     is_new = bool(request.cache_control.no_cache)

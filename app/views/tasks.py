@@ -8,7 +8,9 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from app.storage.partial import PartialUpload
+from app.views import schemas
 from app.views.answers import json_answer, service
+from app.views.openapi import documented
 from app.views.sentences import in_language
 from app.views.stream import MEDIA_TYPE, fails_as
 from app.views.texts import language
@@ -17,13 +19,15 @@ blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
 
 @blueprint.get("/")
+@documented(answers=schemas.JSON, example="curl $service/tasks/")
 @fails_as("Failed get tasks.")
 def recent() -> Response:
-    """The tasks that are kept, and the resumable uploads that are here; each newest first."""
+    """The recent tasks, and the uploads to go on with; each newest first."""
     return json_answer({"tasks": service().tasks.recent(), "uploads": uploads()})
 
 
 @blueprint.get("/<uuid>")
+@documented(example="curl $service/tasks/$task")
 @fails_as("Failed get task.")
 def lines(uuid: str) -> Response:
     """The lines that a task has sent so far; a failure in the language that is asked for."""

@@ -31,6 +31,7 @@ from app.storage.partial import CHECKSUMS, Checksum, PartialUpload, PartialUploa
 from app.views.answers import service
 from app.views.fields import NEW_NAME, asked_for
 from app.views.form import BLOCK
+from app.views.openapi import documented
 from app.views.stream import fails_as
 from app.views.upload import check_size, growing_reads
 
@@ -38,6 +39,8 @@ VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
 CHUNK = "application/offset+octet-stream"
 FAILED = "Failed upload model file."
+_TUS = f"-H 'Tus-Resumable: {VERSION}'"
+_BYTES_REFUSED = (400, 408, 412, 413, 422, 460, 507)
 OF_DEPLOY = frozenset((*FIELDS, NEW_NAME, "server"))
 
 blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
@@ -67,11 +70,21 @@ def capabilities() -> Response:
 
 
 @blueprint.post("/")
+@documented(
+    *_BYTES_REFUSED,
+    answers=None,
+    statuses=["201"],
+    example="size=$(stat -c %s my_model.zip); name=$(printf my_model.zip | base64)\n"
+    f'curl -i -X POST {_TUS} -H "Upload-Length: $size" \\\n'
+    '  -H "Upload-Metadata: filename $name" $service/uploads/',
+)
 @fails_as(FAILED)
 def create() -> Response:
-    """Begin an upload, named by `filename` in its metadata; with the first bytes where they come
-    along. Where the metadata has fields of a deploy, they are checked now, and the files by them as
-    they arrive; the deploy itself says them again."""
+    """Begin a resumable upload (tus), named by `filename` in its metadata.
+
+    The first bytes may come along. Where the metadata has fields of a deploy, they are checked now,
+    and the files by them as they arrive; the deploy itself says them again.
+    """
     length, most = _number("Upload-Length"), current_app.config["MAX_CONTENT_LENGTH"]
     if length > most:
         raise RequestEntityTooLarge(f"The upload has {length} bytes; the limit is {most}.")
@@ -93,9 +106,10 @@ def create() -> Response:
 
 
 @blueprint.get("/<upload_id>")
+@documented(412, answers=None, example=f"curl -I {_TUS} $service/uploads/$upload")
 @fails_as(FAILED)
 def state(upload_id: str) -> Response:
-    """How much of the upload is here."""
+    """How much of an upload is here (tus: HEAD)."""
     upload = _uploads().get(upload_id)
     response = _answer(200, upload)
     response.headers["Upload-Length"] = str(upload.length)
@@ -107,26 +121,48 @@ def state(upload_id: str) -> Response:
 
 
 @blueprint.patch("/<upload_id>")
+@documented(
+    *(*_BYTES_REFUSED, 409, 415, 423),
+    answers=None,
+    statuses=["204"],
+    example=f"curl -X PATCH -T my_model.zip {_TUS} -H 'Content-Type: {CHUNK}' \\\n"
+    "  -H 'Upload-Offset: 0' $service/uploads/$upload",
+)
 @fails_as(FAILED)
 def append(upload_id: str) -> Response:
-    """Take the bytes from Upload-Offset on."""
+    """Send the next bytes of an upload (tus), from Upload-Offset on."""
     if request.mimetype != CHUNK:
         raise UnsupportedMediaType(f"Send the bytes as {CHUNK}.")
     return _answer(204, _append(upload_id, _number("Upload-Offset")))
 
 
 @blueprint.delete("/<upload_id>")
+@documented(
+    *(412, 423),
+    answers=None,
+    statuses=["204"],
+    example=f"curl -X DELETE {_TUS} $service/uploads/$upload",
+)
 @fails_as("Failed delete upload.")
 def terminate(upload_id: str) -> Response:
-    """Remove the upload and what has come of it."""
+    """Remove an upload and what has come of it (tus)."""
     _uploads().remove(upload_id)
     return Response(status=204)
 
 
 @blueprint.post("/<upload_id>")
+@documented(
+    *(*_BYTES_REFUSED, 405, 409, 415, 423),
+    answers=None,
+    statuses=["2XX"],
+    example=f"curl -i -X POST {_TUS} -H 'X-HTTP-Method-Override: HEAD' $service/uploads/$upload",
+)
 @fails_as(FAILED)
 def overridden(upload_id: str) -> Response:
-    """What X-HTTP-Method-Override says, for clients that can send nothing but POST."""
+    """What X-HTTP-Method-Override says: PATCH, DELETE or HEAD (tus).
+
+    For clients that can send nothing but POST.
+    """
     views = {"PATCH": append, "DELETE": terminate, "HEAD": state}
     view = views.get(request.headers.get("X-HTTP-Method-Override", "").upper())
     if view is None:

@@ -14,6 +14,7 @@ from app.planning.options import BadRequest
 from app.storage.failures import WrongDigest
 from app.views.answers import service
 from app.views.form import BLOCK
+from app.views.openapi import documented
 from app.views.protocol.answers import end_unread, json_answer
 from app.views.upload import check_size
 
@@ -31,8 +32,14 @@ def is_here(digest: str) -> Response:
 
 
 @blueprint.post("/<digest>")
+@documented(
+    statuses=["200", "201"],
+    example="digest=$(sha256sum my_model.zip | cut -c -64)\n"
+    "curl -T my_model.zip -X POST $service/api/blobs/sha256:$digest",
+)
 def receive(digest: str) -> Response:
-    """Take the file, unless it is here: then its bytes aren't looked at."""
+    """Ollama's protocol: a file for a model to come; where it is here already, its bytes aren't
+    looked at."""
     sha256, storage = _sha256(digest), service().storage
     if storage.blobs.find(sha256) is not None:
         end_unread()

@@ -18,9 +18,11 @@ from app.planning.options import BadRequest, read_json
 from app.service.creating import Creation
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE
+from app.views import schemas
 from app.views.answers import JSON_BYTES, service
+from app.views.openapi import CURL_JSON, documented
 from app.views.protocol import go_json
-from app.views.protocol.answers import BARE_JSON, NDJSON, encoded, json_answer, refusal, sentence
+from app.views.protocol.answers import BARE_JSON, encoded, json_answer, refusal, sentence
 from app.views.protocol.progress import Progress
 from app.views.stream import (
     GONE,
@@ -32,6 +34,16 @@ from app.views.stream import (
 )
 
 SUCCESS = {"status": "success"}
+_DIGESTS = {"type": "object", "additionalProperties": schemas.TEXT_VALUE}
+_REQUEST = schemas.json_body(
+    {
+        **dict.fromkeys(("model", "from", "quantize", "template", "system"), schemas.TEXT_VALUE),
+        **dict.fromkeys(("files", "adapters"), _DIGESTS),
+        **{"parameters": {"type": "object"}, "messages": {"type": "array"}},
+        **{"license": {"type": ["string", "array"]}, "stream": {"type": "boolean"}},
+    },
+    "model",
+)
 Lines = Generator[dict[str, Any], None, None]
 
 blueprint = Blueprint("protocol", __name__, url_prefix="/api")
@@ -47,14 +59,21 @@ class Failed(Exception):
 
 
 @blueprint.get("/version")
+@documented(example="curl $service/api/version")
 def version() -> Response:
-    """The first server's version."""
+    """Ollama's protocol: the first server's version."""
     return json_answer({"version": service().ollamas()[0].version()})
 
 
 @blueprint.post("/create")
+@documented(
+    example=f"curl -N {CURL_JSON} $service/api/create \\\n"
+    '  -d \'{"model": "terse", "from": "my-model", "system": "You are terse."}\'',
+    body=_REQUEST,
+)
 def create() -> Response:
-    """Make a model; Ollama's lines, or with `"stream": false` the last of them."""
+    """Ollama's protocol: make a model of files sent before; answers with Ollama's lines, or where
+    `stream` is false with the last of them."""
     asked = parse(_json())
     task = Task(str(uuid4()), FAILED_CREATE)
     servers = ",".join(server.url for server in service().ollamas())
@@ -77,7 +96,7 @@ def _answer(task: Task, asked: CreateRequest) -> Response:
         answer.content_type = BARE_JSON
         return answer
     body = stream_with_context(_streamed(first, lines))
-    response = Response(body, content_type=NDJSON)
+    response = Response(body, content_type=schemas.NDJSON)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store"
     response.call_on_close(lines.close)
@@ -94,7 +113,7 @@ def _json() -> Any:
     except json.JSONDecodeError as error:
         raise BadRequest(go_json.words_of(error)) from error
     except ValueError as error:
-        raise BadRequest(f"The body isn't JSON: {error}.") from error
+        raise BadRequest(f"The body isn't schemas.JSON: {error}.") from error
 
 
 def _lines(task: Task, steps: Steps[None]) -> Lines:
