@@ -18,7 +18,8 @@ from app.weights.rows import (
     ArrayRows,
     ChangedRows,
     JoinedRows,
-    ReorderedRows,
+    PickedColumns,
+    PickedRows,
     ReshapedRows,
     SlicedRows,
     StoredRows,
@@ -75,14 +76,17 @@ def test_decoding_is_the_reference_s(number: int) -> None:
     [
         (lambda m: SlicedRows(m, 3, 4), lambda a: a[3:7]),
         (lambda m: JoinedRows((m, SlicedRows(m, 1, 2), m)), lambda a: np.vstack([a, a[1:3], a])),
-        (lambda m: ReorderedRows(m, lambda index: 9 - index), lambda a: a[::-1]),
+        (lambda m: PickedRows(m, lambda index: 9 - index, 10), lambda a: a[::-1]),
+        (lambda m: PickedRows(m, lambda index: 2 * index + 1, 5), lambda a: a[1::2]),
+        (lambda m: PickedColumns(m, np.arange(1, 8, 3)), lambda a: a[:, 1::3]),
         (
-            lambda m: ReorderedRows(m, lambda index: index ^ 1),
+            lambda m: PickedRows(m, lambda index: index ^ 1, 10),
             lambda a: a.reshape(5, 2, 8)[:, ::-1],
         ),
         (lambda m: shifted(m, 1), lambda a: a + 1),
         (lambda m: ChangedRows(m, lambda values, first: values * (first + 1)), None),
         (lambda m: TransposedRows(m), lambda a: a.T),
+        (lambda m: TransposedRows(m, 2), lambda a: np.vstack([a[:5].T, a[5:].T])),
         (lambda m: ReshapedRows(m, 4), lambda a: a.reshape(20, 4)),
         (lambda m: ReshapedRows(m, 16), lambda a: a.reshape(5, 16)),
     ],
@@ -110,7 +114,7 @@ def test_rows_far_apart_are_not_read_along() -> None:
             return super().read(first, last)
 
     array = np.arange(20_000, dtype=np.float32).reshape(-1, 1)
-    rows = ReorderedRows(Counted(array), lambda index: index * 9_999 % 20_000)
+    rows = PickedRows(Counted(array), lambda index: index * 9_999 % 20_000, 20_000)
     np.testing.assert_array_equal(rows.read(1, 4).ravel(), [9_999, 19_998, 9_997])
     assert Counted.most == 1
 

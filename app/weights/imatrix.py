@@ -15,14 +15,13 @@ import numpy as np
 
 from app.formats import gguf
 from app.formats.gguf import Array, GGUFError, Header
-from app.formats.tensor_types import STRING
+from app.formats.tensor_types import STRING, UINT32
 from app.weights import quants
 from app.weights.model import Floats, Model, Rows, Value, WeightsError
 from app.weights.rows import ChangedRows, ReshapedRows, StoredRows
 
 ENTRIES = 32_768
 NAME_BYTES = 256
-_UINT32 = 4
 _NOT_ONE = "isn't an imatrix, or is cut off; make it again with llama-imatrix"
 
 
@@ -41,12 +40,12 @@ class Imatrix:
         """What llama-quantize says of it in the model."""
         values = {
             "quantize.imatrix.file": Value(STRING, self.file),
-            "quantize.imatrix.entries_count": Value(_UINT32, len(self.entries)),
+            "quantize.imatrix.entries_count": Value(UINT32, len(self.entries)),
         }
         if self.dataset is not None:
             values["quantize.imatrix.dataset"] = Value(STRING, self.dataset)
         if self.chunks is not None:
-            values["quantize.imatrix.chunks_count"] = Value(_UINT32, self.chunks)
+            values["quantize.imatrix.chunks_count"] = Value(UINT32, self.chunks)
         return values
 
 

@@ -8,15 +8,16 @@ get a type of smaller blocks.
 import re
 from dataclasses import dataclass, replace
 
-from app.formats.tensor_types import FILE_TYPES, QUANTIZATIONS, TENSOR_TYPES
+from app.formats.tensor_types import (
+    FILE_TYPES,
+    QUANTIZATIONS,
+    TENSOR_TYPES,
+    UINT32,
+)
 from app.weights import quants
 from app.weights.imatrix import Imatrix, importance_of
 from app.weights.model import Model, Tensor, Value, WeightsError
 
-QUANTIZATION_VERSION = 2
-"""ggml.h's GGML_QNT_VERSION: what blocks of the quantised types look like."""
-
-_UINT32 = 4
 _TYPES = {kind.name: number for number, kind in TENSOR_TYPES.items()}
 _FILE_TYPES = {name: number for number, name in FILE_TYPES.items()}
 _SMALLER_BLOCKS = {
@@ -53,8 +54,8 @@ def quantize(model: Model, name: str, imatrix: Imatrix | None = None) -> Model:
     metadata = {
         **model.metadata,
         **(imatrix.metadata if imatrix else {}),
-        "general.file_type": Value(_UINT32, _FILE_TYPES[name]),
-        "general.quantization_version": Value(_UINT32, QUANTIZATION_VERSION),
+        "general.file_type": Value(UINT32, _FILE_TYPES[name]),
+        "general.quantization_version": Value(UINT32, quants.QUANTIZATION_VERSION),
     }
     return replace(model, metadata=metadata, tensors=tensors)
 

@@ -16,6 +16,12 @@ from app.weights.model import Floats
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 FLOATS = frozenset((F32, F16, BF16))
+DTYPES = {"F32": F32, "F16": F16, "BF16": BF16}
+"""The types of weights by what safetensors files call them."""
+
+QUANTIZATION_VERSION = 2
+"""ggml.h's GGML_QNT_VERSION: what blocks of the quantised types look like."""
+
 Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 

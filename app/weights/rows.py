@@ -111,27 +111,44 @@ class JoinedRows:
 
 
 @dataclass(frozen=True)
-class ReorderedRows:
-    """Another matrix's rows in another order: `order` says, for an array of row numbers of the new
-    one, which rows of the old one they are."""
+class PickedRows:
+    """`count` rows of another matrix: `order` says, for an array of row numbers of the new one,
+    which rows of the old one they are."""
 
     rows: Rows
     order: Callable[[Indices], Indices]
+    count: int
 
     @property
     def columns(self) -> int:
         return self.rows.columns
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
 
     def read(self, first: int, last: int) -> Floats:
         wanted = self.order(np.arange(first, last))
         low, high = int(wanted.min()), int(wanted.max()) + 1
         if high - low <= 2 * len(wanted) + SCATTER:
             return self.rows.read(low, high)[wanted - low]
-        return np.concatenate([self.rows.read(int(row), int(row) + 1) for row in wanted])
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        return np.concatenate([self.rows.read(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+
+@dataclass(frozen=True)
+class PickedColumns:
+    """Another matrix's columns of these numbers."""
+
+    rows: Rows
+    numbers: Indices
+
+    @property
+    def columns(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def count(self) -> int:
+        return self.rows.count
+
+    def read(self, first: int, last: int) -> Floats:
+        return np.ascontiguousarray(self.rows.read(first, last)[:, self.numbers])
 
 
 @dataclass(frozen=True)
@@ -167,20 +184,29 @@ def scaled(rows: Rows, factor: float) -> Rows:
 
 @dataclass(frozen=True)
 class TransposedRows:
-    """A small matrix turned over: its columns become rows. It is read whole each time."""
+    """A small matrix turned over: its columns become rows. With several `experts`, each one's part
+    of the rows is such a matrix, and they are turned one by one. One is read whole each time."""
 
     rows: Rows
+    experts: int = 1
 
     @property
     def columns(self) -> int:
-        return self.rows.count
+        return self.rows.count // self.experts
 
     @property
     def count(self) -> int:
-        return self.rows.columns
+        return self.rows.columns * self.experts
 
     def read(self, first: int, last: int) -> Floats:
-        return np.ascontiguousarray(self.rows.read(0, self.rows.count)[:, first:last].T)
+        width, height, pieces = self.rows.columns, self.columns, []
+        while first < last:
+            expert, row = divmod(first, width)
+            end = min(width, row + last - first)
+            matrix = self.rows.read(expert * height, (expert + 1) * height)
+            pieces.append(np.ascontiguousarray(matrix[:, row:end].T))
+            first += end - row
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 @dataclass(frozen=True)

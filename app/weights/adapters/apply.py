@@ -163,7 +163,9 @@ class _Merge:
             table.whole = rows
             return
         for target in targets(name, rows, self._model):
-            self._edits.setdefault(target.tensor, []).append(Replaced(target.rows, target.start))
+            self._edits.setdefault(target.tensor, []).append(
+                Replaced(target.rows, start=target.start)
+            )
 
     def _change(self, change: Change) -> None:
         added = change.added
@@ -186,9 +188,9 @@ class _Merge:
             )
             found = targets(change.name, added, self._model)
         for target in found:
-            edit: Edit = Added(target.rows, target.start)
+            edit: Edit = Added(target.rows, start=target.start)
             if target.lengths is not None:
-                edit = Normed(target.rows, target.lengths, target.start)
+                edit = Normed(target.rows, target.lengths, start=target.start)
             self._edits.setdefault(target.tensor, []).append(edit)
 
     def _train_tokens(self, module: str, tensor: safetensors.Tensor) -> None:

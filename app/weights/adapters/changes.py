@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from pathlib import Path
 
+import numpy as np
+
 from app.formats import safetensors
 from app.formats.adapter_config import LARGEST_RANK, MERGE_WITH_PEFT, AdapterConfig
 from app.weights import quants
 from app.weights.adapters import names
 from app.weights.adapters.low_rank import (
-    EveryNthColumn,
     ProductRows,
     TurnedStoredRows,
     product_of_experts,
@@ -22,9 +23,8 @@ from app.weights.adapters.low_rank import (
 )
 from app.weights.adapters.patterns import first_matches
 from app.weights.model import Model, Rows, WeightsError
-from app.weights.rows import StoredRows, TransposedRows, scaled
+from app.weights.rows import PickedColumns, StoredRows, TransposedRows, scaled
 
-TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 _TURNED_EXPERTS = frozenset(("gpt-oss", "llama4"))
 MOST_EXPERTS = 4096
@@ -46,7 +46,7 @@ def stored(path: Path, tensor: safetensors.Tensor) -> StoredRows:
     """The rows of a tensor of an adapter's file; a vector is one row."""
     columns = tensor.shape[-1]
     count = tensor.nbytes * 8 // safetensors.DTYPE_BITS[tensor.dtype] // columns
-    return StoredRows(str(path), tensor.offset, TYPES[tensor.dtype], columns, count)
+    return StoredRows(str(path), tensor.offset, quants.DTYPES[tensor.dtype], columns, count)
 
 
 def changes(
@@ -156,7 +156,9 @@ def _experts(
         )
     if names.MAGNITUDE in reader.parts:
         raise WeightsError(f"The adapter has DoRA's magnitudes for {parameter}.", MERGE_WITH_PEFT)
-    left: list[Rows] = [EveryNthColumn(b, number, experts) for number in range(experts)]
+    left: list[Rows] = [
+        PickedColumns(b, np.arange(number, b.columns, experts)) for number in range(experts)
+    ]
     right = stack(a, experts)
     if model.architecture in _TURNED_EXPERTS:
         left, right = (

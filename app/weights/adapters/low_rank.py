@@ -3,10 +3,11 @@
 Nothing is read before the rows are asked for, and then only what they need.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
 
@@ -88,58 +89,31 @@ class TurnedStoredRows:
 
 
 @dataclass(frozen=True)
-class EveryNthColumn:
-    """Of another matrix, column `start` and then every `step`th."""
+class Edit(ABC):
+    """What an adapter does to some rows of a tensor: from `start` on, by default one for each of
+    `rows`."""
 
     rows: Rows
-    start: int
-    step: int
-
-    @property
-    def columns(self) -> int:
-        return self.rows.columns // self.step
+    start: int = field(default=0, kw_only=True)
 
     @property
     def count(self) -> int:
+        """How many rows are changed."""
         return self.rows.count
 
-    def read(self, first: int, last: int) -> Floats:
-        return np.ascontiguousarray(self.rows.read(first, last)[:, self.start :: self.step])
-
-
-class Edit(Protocol):
-    """What an adapter does to some rows of a tensor, which `start` and `count` say."""
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def count(self) -> int: ...
-
+    @abstractmethod
     def apply(self, values: Floats, first: int) -> None:
         """Change `values`, the rows from `first` on, counted from `start`."""
 
 
-@dataclass(frozen=True)
-class _Others:
-    """Other rows, one for each that they change."""
-
-    rows: Rows
-    start: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
-
-
-class Replaced(_Others):
+class Replaced(Edit):
     """Rows whose place others take."""
 
     def apply(self, values: Floats, first: int) -> None:
         values[:] = self.rows.read(first, first + len(values))
 
 
-class Added(_Others):
+class Added(Edit):
     """Rows to which others are added."""
 
     def apply(self, values: Floats, first: int) -> None:
@@ -147,17 +121,11 @@ class Added(_Others):
 
 
 @dataclass(frozen=True)
-class Normed:
+class Normed(Edit):
     """DoRA: rows to which others are added, and which then get the length that `lengths`, of one
     column, says. Source: peft, tuners/lora/dora.py."""
 
-    rows: Rows
     lengths: Rows
-    start: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
 
     def apply(self, values: Floats, first: int) -> None:
         last = first + len(values)
@@ -166,30 +134,23 @@ class Normed:
         values *= (self.lengths.read(first, last)[:, 0] / now)[:, None]
 
 
-@dataclass
-class NormedColumns:
+@dataclass(frozen=True)
+class NormedColumns(Edit):
     """DoRA of an embedding, where each column gets a length: that of the changed one is found once
     by reading all rows. `before` are the embedding's, `lengths` has one row."""
 
     before: Rows
-    rows: Rows
     lengths: Rows
-    start: int = 0
     _lock: Lock = field(default_factory=Lock)
-    _factors: Floats | None = None
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
 
     def apply(self, values: Floats, first: int) -> None:
         values += self.rows.read(first, first + len(values))
         with self._lock:
-            if self._factors is None:
-                self._factors = self._found()
-        values *= self._factors
+            factors = self._factors
+        values *= factors
 
-    def _found(self) -> Floats:
+    @cached_property
+    def _factors(self) -> Floats:
         squares = np.zeros(self.rows.columns, np.float64)
         step = max(1, BLOCK_BYTES // (4 * self.rows.columns))
         for first in range(0, self.count, step):
@@ -201,13 +162,11 @@ class NormedColumns:
 
 
 @dataclass(frozen=True)
-class Picked:
-    """Single rows that others take the place of: row n of `rows` is for row numbers[n]."""
+class ReplacedSingly(Edit):
+    """Single rows whose place others take: row n of `rows` is for row numbers[n], of `total`."""
 
-    rows: Rows
     numbers: Indices
     total: int
-    start: int = 0
 
     @property
     def count(self) -> int:

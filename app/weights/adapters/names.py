@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from app.formats import safetensors
 from app.weights.model import WeightsError
+from app.weights.quants import DTYPES
 
 A, B, B_BIAS, MAGNITUDE, TOKENS = "A", "B", "B bias", "magnitude", "tokens"
 EMBEDDING_A, EMBEDDING_B = "embedding A", "embedding B"
 MLX_A, MLX_B = "mlx A", "mlx B"
-DTYPES = ("F32", "F16", "BF16")
 _PARTS = {
     "lora_A": A,
     "lora_B": B,

@@ -14,8 +14,8 @@ from app.weights.adapters.low_rank import (
     EditedRows,
     Normed,
     NormedColumns,
-    Picked,
     Replaced,
+    ReplacedSingly,
 )
 from app.weights.adapters.targets import places
 from app.weights.model import Model, Rows, Tensor, WeightsError
@@ -49,7 +49,7 @@ class Table:
             if lengths is None:
                 edits.append(Added(rows))
             elif by_column:
-                edits.append(NormedColumns(EditedRows(before, tuple(edits), count), rows, lengths))
+                edits.append(NormedColumns(rows, EditedRows(before, tuple(edits), count), lengths))
             else:
                 edits.append(Normed(rows, lengths))
         if self.tokens is not None:
@@ -60,7 +60,7 @@ class Table:
                 raise WeightsError(
                     f"The adapter trains token {int(numbers.max())}, but {name} has {count} rows."
                 )
-            edits.append(Picked(rows, numbers, count))
+            edits.append(ReplacedSingly(rows, numbers, count))
         return EditedRows(before, tuple(edits), count)
 
 

@@ -17,7 +17,6 @@ from app.weights.model import WeightsError
 from app.weights.rows import StoredRows
 
 INDEX_BYTES = 64 * 2**20
-TYPES = {"F32": quants.F32, "F16": quants.F16, "BF16": quants.BF16}
 OTHER_FILES = ("adapter_", "consolidated", "optimizer", "scheduler", "random_states")
 _SHARD = re.compile(r".*-(\d{1,6})-of-(\d{1,6})\.safetensors")
 _AGAIN = "Copy the folder again, whole, and zip it again."
@@ -146,14 +145,14 @@ def _source(tensor: Stored, name: str, path: Path) -> Source:
     for sign, method in _SIGNS:
         if sign.search(tensor.name):
             raise quantized(method)
-    if tensor.dtype not in TYPES and not is_buffer(tensor.name):
+    if tensor.dtype not in quants.DTYPES and not is_buffer(tensor.name):
         if tensor.dtype.startswith("F8_"):
             raise quantized("fp8")
         raise WeightsError(
             f"{name} has {tensor.name} as {tensor.dtype}; weights must be BF16, F16 or F32.",
             "Save the model in 16 bit: `model.to(torch.bfloat16).save_pretrained(...)`.",
         )
-    kind = TYPES.get(tensor.dtype, quants.F32)
+    kind = quants.DTYPES.get(tensor.dtype, quants.F32)
     return Source(tensor.name, tensor.shape, kind, path, tensor.offset)
 
 

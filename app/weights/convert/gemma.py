@@ -6,19 +6,10 @@ from app.weights.convert.architecture import Architecture
 from app.weights.convert.config import Config
 from app.weights.convert.keys import Keys, common, head_size, real, rotation, whole
 from app.weights.convert.places import Step, plus_one
-from app.weights.convert.shapes import (
-    Expected,
-    Shapes,
-    Sizes,
-    attention,
-    decoder,
-    gated,
-    norms,
-)
+from app.weights.convert.shapes import BLOCK_NORMS, HEAD_NORMS, Expected, usual_decoder
 from app.weights.model import WeightsError
 
 NORMS_PLUS_ONE: tuple[tuple[str, Step], ...] = ((r"norm\.weight$", plus_one),)
-BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 MORE_NORMS = (*BLOCK_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 DEFAULTS = {
     "num_attention_heads": 8,
@@ -82,31 +73,16 @@ def gemma3_keys(config: Config) -> Keys:
 
 
 def gemma_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    return _shapes(config, BLOCK_NORMS, ())
+    return usual_decoder(config, bias=config.flag("attention_bias"))
 
 
 def gemma2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    return _shapes(config, MORE_NORMS, ())
+    return usual_decoder(config, bias=config.flag("attention_bias"), block_norms=MORE_NORMS)
 
 
 def gemma3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    return _shapes(config, MORE_NORMS, ("self_attn.q_norm", "self_attn.k_norm"))
-
-
-def _shapes(
-    config: Config, block_norms: tuple[str, ...], head_norms: tuple[str, ...]
-) -> Iterator[tuple[str, Expected]]:
-    sizes, bias = Sizes(config), config.flag("attention_bias")
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=bias),
-            **norms(sizes.head, *head_norms),
-            **norms(sizes.hidden, *block_norms),
-            **gated("mlp", sizes.hidden, sizes.ff),
-        }
-
-    return decoder(config, block)
+    bias = config.flag("attention_bias")
+    return usual_decoder(config, bias=bias, block_norms=MORE_NORMS, head_norms=HEAD_NORMS)
 
 
 ARCHITECTURES = (

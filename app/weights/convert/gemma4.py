@@ -6,6 +6,7 @@ import numpy as np
 
 from app.weights.convert.architecture import Architecture, Split
 from app.weights.convert.config import Config, Rope
+from app.weights.convert.gemma import MORE_NORMS
 from app.weights.convert.keys import (
     Keys,
     common,
@@ -30,10 +31,6 @@ from app.weights.model import Floats, WeightsError
 
 NEVER = 1e30
 """What llama.cpp divides a frequency by that isn't to turn anything."""
-BLOCK_NORMS = (
-    *("input_layernorm", "post_attention_layernorm"),
-    *("pre_feedforward_layernorm", "post_feedforward_layernorm"),
-)
 EXPERT_NORMS = (
     *("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1"),
     "post_feedforward_layernorm_2",
@@ -163,45 +160,22 @@ def _input_size(config: Config) -> int:
 
 def gemma4_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, blocks, size = Sizes(config), Blocks(config), _input_size(config)
-    count, inner = experts(config), config.whole("moe_intermediate_size") or 0
+    more: Shapes = {"layer_scalar": Expected((1,))}
+    if size:
+        more |= linear("per_layer_input_gate", size, sizes.hidden)
+        more |= linear("per_layer_projection", sizes.hidden, size)
+        more |= norms(sizes.hidden, "post_per_layer_input_norm")
+    if config.flag("enable_moe_block"):
+        more |= _expert_shapes(config, sizes.hidden)
     bias = config.flag("attention_bias")
 
-    def attention(number: int) -> Shapes:
-        head = blocks.head_of(number)
-        keys = head * blocks.kv_heads_of(number)
-        shared = number >= blocks.first_shared
-        has_values = blocks.has_values_of_its_own or not blocks.full[number]
-        of_keys = {
-            **linear("self_attn.k_proj", keys, sizes.hidden, bias),
-            **(linear("self_attn.v_proj", keys, sizes.hidden, bias) if has_values else {}),
-            **norms(head, "self_attn.k_norm"),
-        }
-        return {
-            **linear("self_attn.q_proj", head * sizes.heads, sizes.hidden, bias),
-            **linear("self_attn.o_proj", sizes.hidden, head * sizes.heads, bias),
-            **norms(head, "self_attn.q_norm"),
-            **{name: Expected(each.shape, shared) for name, each in of_keys.items()},
-        }
-
     def block(number: int) -> Shapes:
-        shapes = {
-            **attention(number),
-            **norms(sizes.hidden, *BLOCK_NORMS),
+        return {
+            **_attention(sizes, blocks, number, bias),
+            **norms(sizes.hidden, *MORE_NORMS),
             **gated("mlp", sizes.hidden, blocks.ff_of(number)),
-            "layer_scalar": Expected((1,)),
+            **more,
         }
-        if size:
-            shapes |= linear("per_layer_input_gate", size, sizes.hidden)
-            shapes |= linear("per_layer_projection", sizes.hidden, size)
-            shapes |= norms(sizes.hidden, "post_per_layer_input_norm")
-        if config.flag("enable_moe_block"):
-            shapes |= norms(sizes.hidden, *EXPERT_NORMS)
-            shapes |= linear("router.proj", count, sizes.hidden)
-            shapes["router.scale"] = Expected((sizes.hidden,))
-            shapes["router.per_expert_scale"] = Expected((count,))
-            shapes["experts.gate_up_proj"] = Expected((count, 2 * inner, sizes.hidden))
-            shapes["experts.down_proj"] = Expected((count, sizes.hidden, inner))
-        return shapes
 
     yield from decoder(config, block)
     if size:
@@ -210,6 +184,35 @@ def gemma4_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
         yield "model.embed_tokens_per_layer.weight", Expected((rows, whole_input))
         yield "model.per_layer_model_projection.weight", Expected((whole_input, sizes.hidden))
         yield "model.per_layer_projection_norm.weight", Expected((size,))
+
+
+def _attention(sizes: Sizes, blocks: Blocks, number: int, bias: bool) -> Shapes:
+    """Blocks that share the keys of an earlier one may lack theirs."""
+    head = blocks.head_of(number)
+    keys = head * blocks.kv_heads_of(number)
+    of_keys = linear("self_attn.k_proj", keys, sizes.hidden, bias)
+    if blocks.has_values_of_its_own or not blocks.full[number]:
+        of_keys |= linear("self_attn.v_proj", keys, sizes.hidden, bias)
+    of_keys |= norms(head, "self_attn.k_norm")
+    is_shared = number >= blocks.first_shared
+    return {
+        **linear("self_attn.q_proj", head * sizes.heads, sizes.hidden, bias),
+        **linear("self_attn.o_proj", sizes.hidden, head * sizes.heads, bias),
+        **norms(head, "self_attn.q_norm"),
+        **{name: Expected(each.shape, optional=is_shared) for name, each in of_keys.items()},
+    }
+
+
+def _expert_shapes(config: Config, hidden: int) -> Shapes:
+    count, inner = experts(config), config.whole("moe_intermediate_size") or 0
+    return {
+        **norms(hidden, *EXPERT_NORMS),
+        **linear("router.proj", count, hidden),
+        "router.scale": Expected((hidden,)),
+        "router.per_expert_scale": Expected((count,)),
+        "experts.gate_up_proj": Expected((count, 2 * inner, hidden)),
+        "experts.down_proj": Expected((count, hidden, inner)),
+    }
 
 
 ARCHITECTURES = (

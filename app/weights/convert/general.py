@@ -17,11 +17,11 @@ from gguf.utility import size_label
 from app.weights.convert.config import Config
 from app.weights.convert.keys import Keys, text, whole
 from app.weights.model import Tensor, Value
+from app.weights.quants import QUANTIZATION_VERSION
 
 README_BYTES = 64 * 2**10
 TEXT = 1024
 TEXTS = 1000
-QUANTIZATION_VERSION = 2
 _LISTS = ("tags", "pipeline_tag", "language", "languages", "license")
 _LISTS_OF_MODELS = ("base_model", "base_models", "datasets", "dataset")
 _TEXTS = (

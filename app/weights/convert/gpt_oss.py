@@ -8,8 +8,9 @@ import numpy as np
 from app.weights.convert.architecture import Architecture, Split
 from app.weights.convert.config import Config
 from app.weights.convert.keys import Keys, common, head_size, rotation, whole
-from app.weights.convert.places import PickedColumns, Step, odd_or_even, turned_experts
+from app.weights.convert.places import Step, odd_or_even, turned_experts
 from app.weights.convert.shapes import (
+    BLOCK_NORMS,
     Expected,
     Shapes,
     Sizes,
@@ -20,6 +21,7 @@ from app.weights.convert.shapes import (
     norms,
 )
 from app.weights.model import Model, Rows
+from app.weights.rows import PickedColumns
 
 
 def every_other_column(which: int) -> Step:
@@ -69,7 +71,7 @@ def gpt_oss_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
         return {
             **attention(sizes, bias=bias),
             "self_attn.sinks": Expected((sizes.heads,)),
-            **norms(sizes.hidden, "input_layernorm", "post_attention_layernorm"),
+            **norms(sizes.hidden, *BLOCK_NORMS),
             **linear("mlp.router", count, sizes.hidden, bias=True),
             "mlp.experts.gate_up_proj": Expected((count, sizes.hidden, 2 * sizes.ff)),
             "mlp.experts.gate_up_proj_bias": Expected((count, 2 * sizes.ff)),

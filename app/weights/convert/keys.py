@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from app.formats.tensor_types import ARRAY, BOOL, FLOAT32, INT32, STRING, UINT32
 from app.weights.convert.config import Config, Rope
 from app.weights.model import Value, WeightsError
 
-UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 Keys = dict[str, Value]
 
 

@@ -15,24 +15,13 @@ from app.weights.convert.keys import (
     whole,
 )
 from app.weights.convert.places import Step, per_head
-from app.weights.convert.shapes import (
-    Expected,
-    Shapes,
-    Sizes,
-    attention,
-    decoder,
-    experts,
-    gated,
-    linear,
-    norms,
-)
+from app.weights.convert.shapes import Expected, Sizes, experts, gated, linear, usual_decoder
 from app.weights.model import Floats
 
 PERMUTED: tuple[tuple[str, Step], ...] = (
     (r"\.q_proj\.(weight|bias)$", per_head("attention.head_count")),
     (r"\.k_proj\.(weight|bias)$", per_head("attention.head_count_kv")),
 )
-BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def rope_factors(config: Config) -> Mapping[str, Floats]:
@@ -54,21 +43,15 @@ def llama_keys(config: Config) -> Keys:
 
 def llama_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, count = Sizes(config), experts(config)
-    mlp_bias, bias = config.flag("mlp_bias"), config.flag("attention_bias")
-
-    def block(number: int) -> Shapes:
-        shapes = attention(sizes, bias=bias) | norms(sizes.hidden, *BLOCK_NORMS)
-        if not count:
-            return shapes | gated("mlp", sizes.hidden, sizes.ff, mlp_bias)
-        shapes |= linear("block_sparse_moe.gate", count, sizes.hidden)
+    mlp = gated("mlp", sizes.hidden, sizes.ff, config.flag("mlp_bias"))
+    if count:
+        mlp = linear("block_sparse_moe.gate", count, sizes.hidden)
         for expert in range(count):
             name = f"block_sparse_moe.experts.{expert}"
-            shapes |= linear(f"{name}.w1", sizes.ff, sizes.hidden)
-            shapes |= linear(f"{name}.w2", sizes.hidden, sizes.ff)
-            shapes |= linear(f"{name}.w3", sizes.ff, sizes.hidden)
-        return shapes
-
-    return decoder(config, block)
+            mlp |= linear(f"{name}.w1", sizes.ff, sizes.hidden)
+            mlp |= linear(f"{name}.w2", sizes.hidden, sizes.ff)
+            mlp |= linear(f"{name}.w3", sizes.ff, sizes.hidden)
+    return usual_decoder(config, bias=config.flag("attention_bias"), mlp=mlp)
 
 
 def granite_keys(config: Config) -> Keys:

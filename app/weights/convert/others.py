@@ -9,6 +9,7 @@ from app.weights.convert.architecture import Architecture
 from app.weights.convert.config import Config, Rope
 from app.weights.convert.keys import Keys, common, real, rotation, whole
 from app.weights.convert.shapes import (
+    BLOCK_NORMS,
     Expected,
     Shapes,
     Sizes,
@@ -19,8 +20,6 @@ from app.weights.convert.shapes import (
     norms,
 )
 from app.weights.model import Floats, WeightsError
-
-BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def phi3_turned(config: Config) -> int:

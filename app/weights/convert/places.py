@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from app.weights.model import Floats, Model, Rows, WeightsError
-from app.weights.rows import Indices, ReorderedRows, ReshapedRows, shifted
+from app.weights.model import Model, Rows, WeightsError
+from app.weights.rows import Indices, PickedRows, ReshapedRows, TransposedRows, shifted
 
 Step = Callable[[Rows, Model, int], Rows]
 """Rows of a tensor of transformers to those of GGUF, given the model's numbers and the block."""
@@ -26,76 +26,6 @@ class Place:
     name: str
     change: Callable[[Rows], Rows]
     expert: int | None = None
-
-
-@dataclass(frozen=True)
-class PickedRows:
-    """`count` rows of another matrix: `order` says, for an array of row numbers of the new one,
-    which rows of the old one they are. (The old one's may be more.)"""
-
-    rows: Rows
-    count: int
-    order: Callable[[Indices], Indices]
-
-    @property
-    def columns(self) -> int:
-        return self.rows.columns
-
-    def read(self, first: int, last: int) -> Floats:
-        wanted = self.order(np.arange(first, last))
-        runs = np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) != 1) + 1)
-        if len(runs) * 64 > len(wanted):
-            low = int(wanted.min())
-            return self.rows.read(low, int(wanted.max()) + 1)[wanted - low]
-        return np.concatenate(
-            [self.rows.read(int(wanted[run[0]]), int(wanted[run[-1]]) + 1) for run in runs]
-        )
-
-
-@dataclass(frozen=True)
-class PickedColumns:
-    """Another matrix's columns in another order."""
-
-    rows: Rows
-    order: Indices
-
-    @property
-    def columns(self) -> int:
-        return len(self.order)
-
-    @property
-    def count(self) -> int:
-        return self.rows.count
-
-    def read(self, first: int, last: int) -> Floats:
-        return np.ascontiguousarray(self.rows.read(first, last)[:, self.order])
-
-
-@dataclass(frozen=True)
-class TurnedExperts:
-    """The matrix of each of several experts turned over: `height` rows of the old one become the
-    columns of the new one."""
-
-    rows: Rows
-    height: int
-
-    @property
-    def columns(self) -> int:
-        return self.height
-
-    @property
-    def count(self) -> int:
-        return self.rows.count // self.height * self.rows.columns
-
-    def read(self, first: int, last: int) -> Floats:
-        width, pieces = self.rows.columns, []
-        while first < last:
-            expert, row = divmod(first, width)
-            end = min(width, row + last - first)
-            matrix = self.rows.read(expert * self.height, (expert + 1) * self.height)
-            pieces.append(np.ascontiguousarray(matrix[:, row:end].T))
-            first += end - row
-        return np.concatenate(pieces)
 
 
 def interleaved(size: int, indices: Indices) -> Indices:
@@ -117,7 +47,8 @@ def per_head(key: str) -> Step:
             raise WeightsError(
                 f"{matrix.count} rows of queries or keys can't be those of {heads} heads."
             )
-        turned = ReorderedRows(matrix, partial(interleaved, matrix.count // heads))
+        order = partial(interleaved, matrix.count // heads)
+        turned = PickedRows(matrix, order, matrix.count)
         return ReshapedRows(turned, rows.columns) if vector else turned
 
     return step
@@ -140,7 +71,7 @@ def half_of_experts(which: int) -> Step:
 
     def step(rows: Rows, model: Model, block: int) -> Rows:
         height = rows.count // _experts(rows, model)
-        return PickedRows(rows, rows.count // 2, partial(_half, which, height))
+        return PickedRows(rows, partial(_half, which, height), rows.count // 2)
 
     return step
 
@@ -152,14 +83,14 @@ def _half(which: int, height: int, indices: Indices) -> Indices:
 
 def turned_experts(rows: Rows, model: Model, block: int) -> Rows:
     """Experts that have a column for each output."""
-    return TurnedExperts(rows, rows.count // _experts(rows, model))
+    return TransposedRows(rows, _experts(rows, model))
 
 
 def odd_or_even(which: int) -> Step:
     """Every second row, from row `which` on."""
 
     def step(rows: Rows, model: Model, block: int) -> Rows:
-        return PickedRows(rows, rows.count // 2, partial(_every_other, which))
+        return PickedRows(rows, partial(_every_other, which), rows.count // 2)
 
     return step
 

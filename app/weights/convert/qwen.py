@@ -7,19 +7,15 @@ from app.weights.convert.config import Config
 from app.weights.convert.keys import Keys, common, head_size, rotation, whole
 from app.weights.convert.places import half_of_experts
 from app.weights.convert.shapes import (
+    HEAD_NORMS,
     Expected,
     Shapes,
-    Sizes,
-    attention,
-    decoder,
     experts,
     gated,
     linear,
-    norms,
+    usual_decoder,
 )
 
-BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
-HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 DEFAULTS = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
 STACKED: tuple[Split, ...] = (
     (
@@ -42,30 +38,11 @@ def qwen3_keys(config: Config) -> Keys:
 
 
 def qwen2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    sizes = Sizes(config)
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=True, out_bias=False),
-            **norms(sizes.hidden, *BLOCK_NORMS),
-            **gated("mlp", sizes.hidden, sizes.ff),
-        }
-
-    return decoder(config, block)
+    return usual_decoder(config, bias=True, out_bias=False)
 
 
 def qwen3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    sizes, bias = Sizes(config), config.flag("attention_bias")
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=bias),
-            **norms(sizes.head, *HEAD_NORMS),
-            **norms(sizes.hidden, *BLOCK_NORMS),
-            **gated("mlp", sizes.hidden, sizes.ff),
-        }
-
-    return decoder(config, block)
+    return usual_decoder(config, bias=config.flag("attention_bias"), head_norms=HEAD_NORMS)
 
 
 def expert_keys(config: Config) -> Keys:
@@ -77,9 +54,10 @@ def expert_keys(config: Config) -> Keys:
     return {key: whole(length) for key, length in lengths.items() if length is not None}
 
 
-def expert_shapes(config: Config, hidden: int) -> Shapes:
+def expert_shapes(config: Config) -> Shapes:
     """Experts as a tensor each, which are stacked in GGUF, and the router's."""
     count, inner = experts(config), config.need("moe_intermediate_size")
+    hidden = config.need("hidden_size")
     shapes = linear("mlp.gate", count, hidden)
     for expert in range(count):
         shapes |= gated(f"mlp.experts.{expert}", hidden, inner)
@@ -91,19 +69,13 @@ def qwen2moe_keys(config: Config) -> Keys:
 
 
 def qwen2moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    sizes, shared = Sizes(config), config.need("shared_expert_intermediate_size")
-    bias = config.flag("qkv_bias", True)
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=bias, out_bias=False),
-            **norms(sizes.hidden, *BLOCK_NORMS),
-            **expert_shapes(config, sizes.hidden),
-            **gated("mlp.shared_expert", sizes.hidden, shared),
-            **linear("mlp.shared_expert_gate", 1, sizes.hidden),
-        }
-
-    return decoder(config, block)
+    hidden, shared = config.need("hidden_size"), config.need("shared_expert_intermediate_size")
+    mlp = {
+        **expert_shapes(config),
+        **gated("mlp.shared_expert", hidden, shared),
+        **linear("mlp.shared_expert_gate", 1, hidden),
+    }
+    return usual_decoder(config, bias=config.flag("qkv_bias", True), out_bias=False, mlp=mlp)
 
 
 def qwen3moe_keys(config: Config) -> Keys:
@@ -111,17 +83,8 @@ def qwen3moe_keys(config: Config) -> Keys:
 
 
 def qwen3moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    sizes, bias = Sizes(config), config.flag("attention_bias")
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=bias),
-            **norms(sizes.head, *HEAD_NORMS),
-            **norms(sizes.hidden, *BLOCK_NORMS),
-            **expert_shapes(config, sizes.hidden),
-        }
-
-    return decoder(config, block)
+    bias, mlp = config.flag("attention_bias"), expert_shapes(config)
+    return usual_decoder(config, bias=bias, head_norms=HEAD_NORMS, mlp=mlp)
 
 
 ARCHITECTURES = (

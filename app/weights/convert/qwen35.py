@@ -12,8 +12,10 @@ import numpy as np
 from app.weights.convert.architecture import Architecture, Split
 from app.weights.convert.config import Config, Rope
 from app.weights.convert.keys import Keys, common, head_size, rotation, whole, wholes
-from app.weights.convert.places import PickedColumns, Step, plus_one
+from app.weights.convert.places import Step, plus_one
 from app.weights.convert.shapes import (
+    BLOCK_NORMS,
+    HEAD_NORMS,
     Expected,
     Shapes,
     Sizes,
@@ -23,7 +25,7 @@ from app.weights.convert.shapes import (
     norms,
 )
 from app.weights.model import Floats, Model, Rows, WeightsError
-from app.weights.rows import ChangedRows, Indices, ReorderedRows
+from app.weights.rows import ChangedRows, Indices, PickedColumns, PickedRows
 
 SECTIONS = [11, 11, 10, 0]
 INTERVAL = 4
@@ -52,7 +54,7 @@ def value_heads(what: str) -> Step:
         order = partial(spread, start, keys, values // keys, size)
         if what == "columns" or rows.count == 1:
             return PickedColumns(rows, order(np.arange(rows.columns)))
-        return ReorderedRows(rows, order)
+        return PickedRows(rows, order, rows.count)
 
     return step
 
@@ -119,7 +121,7 @@ def qwen35_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
                 **linear("self_attn.k_proj", sizes.keys, sizes.hidden, bias),
                 **linear("self_attn.v_proj", sizes.keys, sizes.hidden, bias),
                 **linear("self_attn.o_proj", sizes.hidden, sizes.queries, bias),
-                **norms(sizes.head, "self_attn.q_norm", "self_attn.k_norm"),
+                **norms(sizes.head, *HEAD_NORMS),
             }
         return {
             "linear_attn.A_log": Expected((heads,)),
@@ -136,7 +138,7 @@ def qwen35_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     def block(number: int) -> Shapes:
         return {
             **mixer(number),
-            **norms(sizes.hidden, "input_layernorm", "post_attention_layernorm"),
+            **norms(sizes.hidden, *BLOCK_NORMS),
             **gated("mlp", sizes.hidden, sizes.ff),
         }
 

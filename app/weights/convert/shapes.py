@@ -3,7 +3,7 @@
 What a folder holds is checked against this before a byte of weights is read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from app.weights.convert.config import Config
@@ -19,6 +19,8 @@ class Expected(NamedTuple):
 
 Shapes = dict[str, Expected]
 EXPERTS = 1024
+BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 class Sizes:
@@ -85,6 +87,27 @@ def decoder(
             yield f"model.layers.{number}.{name}", expected
     yield from norms(sizes.hidden, "model.norm").items()
     yield "lm_head.weight", Expected(table, config.flag("tie_word_embeddings"))
+
+
+def usual_decoder(
+    config: Config,
+    *,
+    bias: bool = False,
+    out_bias: bool | None = None,
+    block_norms: Sequence[str] = BLOCK_NORMS,
+    head_norms: Sequence[str] = (),
+    mlp: Mapping[str, Expected] | None = None,
+) -> Iterator[tuple[str, Expected]]:
+    """A decoder of blocks that are alike: separate queries, keys and values, then a gated
+    feed-forward network or `mlp`. `bias` and `out_bias` are attention's."""
+    sizes = Sizes(config)
+    block = {
+        **attention(sizes, bias=bias, out_bias=out_bias),
+        **norms(sizes.head, *head_norms),
+        **norms(sizes.hidden, *block_norms),
+        **(gated("mlp", sizes.hidden, sizes.ff) if mlp is None else mlp),
+    }
+    return decoder(config, lambda number: block)
 
 
 def experts(config: Config) -> int:

@@ -39,7 +39,6 @@ class SubwordModel(msgspec.Struct, frozen=True):
     ignore_merges: bool = False
     byte_fallback: bool = False
     unk_token: str | None = None
-    unk_id: TokenId | None = None
     continuing_subword_prefix: str | None = None
     end_of_word_suffix: str | None = None
 
