@@ -4,6 +4,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,8 @@ class Connection(socket.socket):
 
     A request's body must be there `request_seconds` after `begin`, unless `expect_upload` was
     called. The client may leave what it is sent unread for `unread_seconds`. `unread_since` is when
-    (monotonic) whoever sends began to wait for it.
+    (monotonic) whoever sends began to wait for it. `before_waiting` is called each time before a
+    thread waits for the client.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Connection(socket.socket):
         self._unread_seconds = unread_seconds
         self._backlog: bytearray | None = None
         self.unread_since: float | None = None
+        self.before_waiting: Callable[[], None] = _do_nothing
         self.begin()
 
     @property
@@ -64,7 +67,7 @@ class Connection(socket.socket):
         self._backlog = bytearray() if keeps_backlog else None
         self.withholds_continue = False
         self._most = FIRST_RECEIVED
-        self.ends_with(lambda: None)
+        self.ends_with(_do_nothing)
 
     def ends_with(self, end: Callable[[], None]) -> None:
         """`end` has the answer to this request say that the connection ends with it."""
@@ -98,13 +101,7 @@ class Connection(socket.socket):
             started = time.monotonic()
             left = self._window - self._waited
             patience = min(left, SILENT_SECONDS) if self._is_taken_over else left
-            self.settimeout(max(patience, 0.001))
-            try:
-                data: bytes | None = self.recv(min(size, self._most))
-            except TimeoutError:
-                data = None
-            finally:
-                self.settimeout(None)
+            data = self._received(min(size, self._most), max(patience, 0.001))
             self._most = min(2 * self._most, MOST_RECEIVED)
             self._waited += time.monotonic() - started
             self._arrived += len(data or b"")
@@ -116,6 +113,19 @@ class Connection(socket.socket):
                 self._end_window()
             if data is not None:
                 return data
+
+    def _received(self, size: int, seconds: float) -> bytes | None:
+        """What has arrived or arrives within that time; None for nothing."""
+        with suppress(BlockingIOError):
+            return self.recv(size, socket.MSG_DONTWAIT)
+        self.before_waiting()
+        self.settimeout(seconds)
+        try:
+            return self.recv(size)
+        except TimeoutError:
+            return None
+        finally:
+            self.settimeout(None)
 
     def _end_window(self) -> None:
         """Begin the next window. Raises TooSlow unless enough has arrived in this one."""
@@ -134,6 +144,10 @@ class Connection(socket.socket):
                 return
             left = memoryview(bytes(self._backlog) + left)
             self._backlog.clear()
+        left = left[self._send_now(left) :]
+        if not left:
+            return
+        self.before_waiting()
         self.settimeout(self._unread_seconds)
         try:
             while left:
@@ -156,6 +170,10 @@ class Connection(socket.socket):
             return self.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
+
+
+def _do_nothing() -> None:
+    """What is done where nobody wants to know."""
 
 
 class BodyReader(SocketUnreader):  # type: ignore[misc]

@@ -3,7 +3,8 @@
 gunicorn's own hands each connection to a thread, which then waits for the client: as many slow
 clients as there are threads stop the service. Here the loop that watches all connections gathers
 each request's head, and its body where that is small, before a thread is asked; health, what only
-reads, work, bodies still under way, and what goes through to Ollama have threads of their own.
+reads, work, bodies still under way, and what goes through to Ollama have threads of their own, on
+which they begin in turn.
 """
 
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
@@ -135,10 +137,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: Client, pool: str = WORK, *, is_late: bool = False) -> None:
         conn.sock.begin(keeps_backlog=pool in (HEALTH, LISTS, OLLAMA), is_late=is_late)
-        self._pools[pool].submit(lambda: self._serve(conn, pool))
+        self._pools[pool].submit(partial(self._serve, conn, pool))
 
-    def _serve(self, conn: Client, pool: str) -> None:
+    def _serve(self, conn: Client, pool: str, give_turn_back: Callable[[], None]) -> None:
         keeps_alive = False
+        conn.sock.before_waiting = give_turn_back
         if pool == DOWNLOADS:
             self._downloading.add(conn)
         try:

@@ -6,9 +6,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,7 +18,7 @@ import pytest
 import requests
 
 from app.connection import Connection, TooSlow, Unread
-from app.threads import BODIES, DOWNLOADS, HEALTH, LISTS, OLLAMA, WORK, Threads, threads_for
+from app.threads import BODIES, DOWNLOADS, HEALTH, LISTS, OLLAMA, WORK, Threads, Turns, threads_for
 from app.worker import Worker
 from tests.serving import Served, serve
 from tests.slow_clients import KINDS, slow_clients
@@ -93,13 +92,55 @@ def test_what_is_kept_for_those_who_do_not_read_is_bounded(
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_in_which_order_those_who_wait_are_served(newest_first: bool) -> None:
     threads, order, gate = Threads(1, "one", newest_first=newest_first), [], threading.Event()
-    threads.submit(lambda: (gate.wait(10), None)[1])
+    threads.submit(lambda give_back: (gate.wait(10), None)[1])
     for number in range(3):
-        threads.submit(partial(order.append, number))
+        threads.submit(lambda give_back, number=number: order.append(number))  # type: ignore[misc]
     assert threads.is_awaited
     gate.set()
     threads.pool.shutdown()
     assert order == ([2, 1, 0] if newest_first else [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("turn_seconds", "gives_back", "most_at_once"),
+    [(60, False, 1), (60, True, 4), (0, False, 4)],
+    ids=["one after the other", "each waits for its client", "each takes long"],
+)
+def test_requests_begin_in_turn(
+    monkeypatch: pytest.MonkeyPatch, turn_seconds: float, gives_back: bool, most_at_once: int
+) -> None:
+    """32 that began at once kept health waiting for over a second, for the interpreter."""
+    monkeypatch.setattr("app.threads.TURN_SECONDS", turn_seconds)
+    threads, meeting = Threads(4, "four"), threading.Barrier(most_at_once)
+    running, counts = set(), []
+
+    def work(give_back: Callable[[], None]) -> None:
+        running.add(threading.get_ident())
+        if gives_back:
+            give_back()
+        meeting.wait(10)
+        counts.append(len(running))
+        meeting.wait(10)
+        running.discard(threading.get_ident())
+        meeting.wait(10)
+
+    for _ in range(8):
+        threads.submit(work)
+    threads.pool.shutdown()
+    assert counts == [most_at_once] * 8
+
+
+def test_a_turn_that_is_over_is_not_given_back_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+    monkeypatch.setattr("app.threads.TURN_SECONDS", 0)
+    late = turns.take()
+    monkeypatch.setattr("app.threads.TURN_SECONDS", 60)
+    turns.take()
+    late()
+    third = threading.Thread(target=turns.take, daemon=True)
+    third.start()
+    third.join(0.05)
+    assert third.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -253,6 +294,24 @@ def test_a_rate_is_required_of_an_upload(
     finally:
         stopped.set()
         dripper.join()
+
+
+def test_a_turn_is_given_back_before_a_wait_for_the_client_alone(
+    pair: tuple[Connection, socket.socket],
+) -> None:
+    connection, client = pair
+    waits: list[str] = []
+    client.send(b"x")
+    connection.before_waiting = lambda: waits.append("to receive")
+    assert connection.receive(10) == b"x"
+    connection.sendall(b"x")
+    assert not waits
+    with pytest.raises(TooSlow):
+        connection.receive(10)
+    connection.before_waiting = lambda: waits.append("to send")
+    with pytest.raises(Unread):
+        connection.sendall(bytes(10_000_000))
+    assert waits == ["to receive", "to send"]
 
 
 def test_what_is_sent_is_to_be_read(pair: tuple[Connection, socket.socket]) -> None:
