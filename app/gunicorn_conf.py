@@ -89,9 +89,12 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Say, once, which Ollama servers there are; nothing waits for them."""
+    """Say, once, which folders aren't listed, and which Ollama servers there are; nothing waits for
+    them."""
     if worker.age == 1:
-        say_which_ollamas(worker.wsgi.extensions["service"].ollamas())
+        service = worker.wsgi.extensions["service"]
+        service.say_unlisted()
+        say_which_ollamas(service.ollamas())
 
 
 def child_exit(server: object, worker: Worker) -> None:

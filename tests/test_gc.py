@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from click.testing import CliRunner
+from flask import Flask
 
 from app import create_app
 from app.commands import main
@@ -230,3 +231,32 @@ def test_without_a_models_directory_it_says_so(tmp_path: Path) -> None:
     assert "Usage" not in done.output
     assert "nowhere isn't there." in done.output
     assert not (tmp_path / "nowhere").exists()
+
+
+UNLISTED = {
+    "a\u2028b": "rename it. A model's name has",
+    "a\u202eb": "rename it. A model's name has",
+    "a\nb": "rename it. A model's name has",
+    "a\\b": "rename it. A model's name has",
+    "\udcff": "rename it. A model's name has",
+    "x" * 201: "rename it. A model's name has",
+    "e\u0301": "is a model already. Rename one.",
+}
+
+
+@pytest.mark.parametrize("name", UNLISTED, ids=ascii)
+def test_a_folder_that_can_not_be_listed_is_named_once(
+    app: Flask, models_dir: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was left out without a word."""
+    for folder in ("my model!", "\xe9", ".hidden", name):
+        (models_dir / folder).mkdir(parents=True)
+    (models_dir / "a\u2028file").touch()
+    for _ in range(2):
+        answer = FlaskCaller(app.test_client()).get("/models/")
+        assert answer.text.count("Get model.") == 2
+    [said] = [record.message for record in caplog.records if "isn't listed" in record.message]
+    assert repr(name) in said
+    assert UNLISTED[name] in said
+    assert said in gc(models_dir, "--dry-run")
+    assert said.isprintable()

@@ -29,6 +29,8 @@ def gc(dry_run: bool) -> None:
             total += garbage.size if goes else 0
             size = shown(garbage.size) if goes else "stays"
             click.echo(f"{size:>9}  {escaped(garbage.what)}")
+        for sentence in storage.say_unlisted():
+            click.echo(sentence)
     except OSError as error:
         raise click.ClickException(f"{folder}: {error.strerror or error}.") from error
     click.echo(f"{'Would free' if dry_run else 'Freed'} {shown(total)}.")

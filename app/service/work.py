@@ -4,6 +4,7 @@ What changes something is a generator: what it raises before its first line was 
 work began and left nothing behind; the lines after that are the contract's.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from app.storage.model import BLOCK, Model
 from app.storage.staging import Staging
 from app.storage.tasks import TaskLog
 from app.weights.errors import WeightsKilled
+
+log = logging.getLogger(__name__)
 
 FAILED_UPLOAD = "Failed upload model file."
 FAILED_CREATE = "Failed create model"
@@ -120,7 +123,9 @@ class Service:
         """A line for each model, in name order; no file is opened unless its facts are wanted.
 
         One that vanishes meanwhile is left out: the line before waits until it is known to be one.
+        The log names, once, what can't be listed.
         """
+        self.say_unlisted()
         models = self.storage.models()
         total, number = len(models), 0
         line: Line | None = None
@@ -136,6 +141,11 @@ class Service:
             line = Line("Get model.", 1.0, {"model": model.name}, more=facts)
         if line is not None:
             yield line
+
+    def say_unlisted(self) -> None:
+        """Log, once each, the folders that can't be listed."""
+        for sentence in self.storage.say_unlisted():
+            log.warning("%s", sentence)
 
     def delete(self, task: Task, name: str) -> Steps[None]:
         """Delete the model `name` from the models directory; Ollama's model stays."""

@@ -28,7 +28,7 @@ from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile
 from app.storage.model import Model
-from app.storage.names import check_name, stored_name
+from app.storage.names import NAME_RULE, check_name, stored_name
 from app.storage.partial import WEEK_SECONDS, PartialUploads
 from app.storage.staging import Staging, WantedFile
 
@@ -56,6 +56,8 @@ class Storage:
         self._staging = self.state_folder / "staging"
         self._removed = self.state_folder / "removed"
         self._locks = Locks(self.state_folder)
+        self._said_unlisted: set[str] = set()
+        self._unlisted_at = 0
         self.uploads = PartialUploads(self, self.state_folder / "uploads", upload_lifetime)
         self.blobs = Blobs(self, self._locks, self.state_folder / "blobs", upload_lifetime)
 
@@ -74,6 +76,19 @@ class Storage:
     def models(self) -> list[Model]:
         """The models, in name order. Any may have gone by the time that it is looked at."""
         return [Model(name, folder) for name, folder in sorted(self._found().items())]
+
+    def say_unlisted(self) -> list[str]:
+        """Sentences on the folders that aren't models because of their names, each of which a
+        person has put here: those that this hasn't returned before."""
+        if (changed_at := self.changed_at()) == self._unlisted_at:
+            return []
+        self._unlisted_at = changed_at
+        found = self._unlisted() - self._said_unlisted
+        self._said_unlisted |= found
+        return [
+            f"The folder {name!r} in the models directory isn't listed: {_why_unlisted(name)}"
+            for name in sorted(found)
+        ]
 
     def model(self, name: str) -> Model:
         """The model of that name. Raises NameNotAllowed or NoSuchModel."""
@@ -288,13 +303,22 @@ class Storage:
         """The folder of each model by its name. Where two differ only in how letters are coded,
         the one in the normal form is the model."""
         found: dict[str, Path] = {}
-        with suppress(FileNotFoundError), closing(os.scandir(self.folder)) as entries:
-            for entry in entries:
-                with suppress(NameNotAllowed):
-                    name = check_name(entry.name)
-                    if _is_model(entry) and (name == entry.name or name not in found):
-                        found[name] = Path(entry.path)
+        for entry in self._folders():
+            with suppress(NameNotAllowed):
+                name = check_name(entry.name)
+                if name == entry.name or name not in found:
+                    found[name] = Path(entry.path)
         return found
+
+    def _unlisted(self) -> set[str]:
+        """The names of the folders that aren't listed, but for those that begin with a dot."""
+        listed = {folder.name for folder in self._found().values()}
+        names = {entry.name for entry in self._folders()}
+        return {name for name in names - listed if not name.startswith(".")}
+
+    def _folders(self) -> Iterator[os.DirEntry[str]]:
+        with suppress(FileNotFoundError), closing(os.scandir(self.folder)) as entries:
+            yield from filter(_is_folder, entries)
 
     def _locate(self, name: str) -> tuple[str, Path] | None:
         """Name and folder of the model `name`, as they are on the disk."""
@@ -341,7 +365,15 @@ class Storage:
                 os.rename(folder, self.folder / folder.name)
 
 
-def _is_model(entry: os.DirEntry[str]) -> bool:
+def _why_unlisted(name: str) -> str:
+    try:
+        other = check_name(name)
+    except NameNotAllowed:
+        return f"rename it. {NAME_RULE}"
+    return f"{other!r}, whose letters are only coded otherwise, is a model already. Rename one."
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder, or a link to one, or one that can't be followed."""
     try:
         return stat.S_ISDIR(entry.stat().st_mode)
