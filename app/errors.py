@@ -10,8 +10,8 @@ from werkzeug.exceptions import HTTPException
 from app.archive import reader as archive
 from app.modelfile import grammar as modelfile
 from app.ollama import client as ollama
-from app.planning import contents
 from app.planning import options as requested
+from app.planning import unusable
 from app.storage import failures as storage
 from app.storage import tasks
 from app.weights import errors as weights
@@ -33,7 +33,7 @@ STATUS: dict[type[Exception], int] = {
     storage.ChecksumMismatch: 460,
     ollama.NameTaken: 409,
     archive.ArchiveError: 422,
-    contents.Unusable: 422,
+    unusable.Unusable: 422,
     ollama.OllamaError: 502,
     ollama.OllamaSilent: 504,
     weights.WeightsError: 422,

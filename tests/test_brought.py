@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app import create_app
-from app.planning.parts import CONVERTIBLE
+from app.planning.safetensors_parts import CONVERTIBLE
 from tests.callers import Answer, FlaskCaller
 from tests.conftest import litter
 from tests.gguf_files import GPT2_TOKENS, write_base, write_lora, write_zip

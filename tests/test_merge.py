@@ -21,7 +21,7 @@ from app.formats import gguf as headers
 from app.formats.files import ModelFile
 from app.ollama.store import MODEL_LAYER
 from app.planning.conversion import Conversion
-from app.planning.parts import GgufAdapter, GgufModel
+from app.planning.gguf_parts import GgufAdapter, GgufModel
 from app.service.conversion import _key
 from app.weights.adapters import NOTE_KEY, apply_adapter
 from app.weights.model import WeightsError
@@ -325,7 +325,7 @@ def base_of(*paths: str, sha256: str = "00") -> GgufModel:
 def lora_of(path: str, *beside: str) -> GgufAdapter:
     header = headers.Header(3, 1, {}, {}, {}, 32, 1, {})
     return GgufAdapter(
-        files=(described(path),), header=header, beside=tuple(map(described, beside))
+        files=(described(path),), headers=(header,), beside=tuple(map(described, beside))
     )
 
 

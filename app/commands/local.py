@@ -12,9 +12,10 @@ from app.archive.reader import ArchiveError
 from app.formats.files import ModelFile
 from app.formats.tensor_types import QUANTIZATIONS
 from app.modelfile.grammar import ModelfileError
-from app.planning.contents import Unusable, examine
+from app.planning.contents import examine
 from app.planning.conversion import Conversion
 from app.planning.selection import Selection, select
+from app.planning.unusable import Unusable
 from app.service.conversion import job_of
 from app.storage.directory import Storage
 from app.storage.failures import StorageError

@@ -142,24 +142,3 @@ def chat(header: Header) -> Chat:
         special_tokens=frozenset(header.special_tokens),
         end_tokens=tuple(names[end] for end in ends if end is not None and end in names),
     )
-
-
-SAVE_16_BIT_ANYHOW = "Save the model in 16 bit (float16 or bfloat16) and zip that folder."
-SAVE_16_BIT = {
-    "bitsandbytes": "Save it in 16 bit: with Unsloth, model.save_pretrained_merged(folder,"
-    ' tokenizer, save_method="merged_16bit"); with PEFT, load the base with'
-    " torch_dtype=torch.bfloat16 and without load_in_4bit or load_in_8bit, put the adapter on it,"
-    " then merge_and_unload() and save_pretrained(folder). Or zip the adapter alone.",
-    "MLX": "Save it in 16 bit: mlx_lm.fuse --de-quantize, or mlx_lm.convert --dequantize.",
-    **dict.fromkeys(
-        ("GPTQ", "AWQ"),
-        "Take the model that it was quantized from, in 16 bit: load that one with"
-        " torch_dtype=torch.bfloat16, put your adapter on it, merge_and_unload() and"
-        " save_pretrained(folder).",
-    ),
-    **dict.fromkeys(
-        ("FP8", "compressed-tensors"),
-        "Take the 16 bit version of the model, or load this one with dequantize=True in its"
-        " quantization config, and save_pretrained(folder).",
-    ),
-}

@@ -8,7 +8,8 @@ from app.formats.files import ModelFile
 from app.ollama.client import Ollama
 from app.planning.bases import UPLOAD_BASE
 from app.planning.options import Options
-from app.planning.parts import CONVERTIBLE, Adapter, Base
+from app.planning.parts import Adapter, Base
+from app.planning.safetensors_parts import CONVERTIBLE
 from app.planning.selection import Selection
 from app.planning.unusable import Unfit, Unusable
 

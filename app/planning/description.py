@@ -5,10 +5,11 @@ from typing import Any
 
 from app.modelfile.grammar import ModelfileError
 from app.modelfile.templates import Templates
-from app.planning.contents import Unusable, unused_pickles
+from app.planning.contents import unused_pickles
 from app.planning.options import Options
 from app.planning.plan import make_plan
 from app.planning.selection import Selection
+from app.planning.unusable import Unusable
 
 
 def describe_model(

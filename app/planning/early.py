@@ -7,15 +7,16 @@ from pathlib import PurePosixPath
 from app.archive.headers import header_is_known
 from app.formats.files import UNKNOWN_SIZE, ModelFile
 from app.formats.gguf import read_header
-from app.planning.contents import CHECKPOINT, kind_of
-from app.planning.folders import (
+from app.planning.contents import CHECKPOINT
+from app.planning.gguf_parts import GgufAdapter, GgufModel, kind_of
+from app.planning.parts import Adapter, Base
+from app.planning.safetensors_parts import (
     ADAPTER_CONFIG,
     MODEL_CONFIG,
     TEXT_BYTES,
     is_adapter_name,
     safetensors_parts,
 )
-from app.planning.parts import Adapter, Base, GgufAdapter, GgufModel
 
 
 class EarlyLook:
@@ -62,7 +63,7 @@ class EarlyLook:
             header = read_header(stream, file.size)
         kind = kind_of(file, header)
         if kind == "adapter" and self._check_adapter:
-            self._check_adapter(GgufAdapter(files=(file,), header=header))
+            self._check_adapter(GgufAdapter(files=(file,), headers=(header,)))
         if kind == "model" and (header.shard is None or header.shard[1] == 1):
             base = GgufModel(files=(file,), headers=(header,))
             base.check()

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from app.ollama.client import InvalidName, check_name
 from app.planning.contents import Contents
-from app.planning.parts import Adapter, Base, Part, Projector
+from app.planning.gguf_parts import Projector
+from app.planning.parts import Adapter, Base, Part
 from app.planning.unusable import Unusable
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")

@@ -7,10 +7,11 @@ from typing import Any
 
 from app.formats.files import ModelFile
 from app.modelfile.grammar import Modelfile
-from app.planning.contents import Contents, Unusable
-from app.planning.parts import Adapter, Base, Part, Projector
+from app.planning.contents import Contents
+from app.planning.gguf_parts import Projector
+from app.planning.parts import Adapter, Base, Part
 from app.planning.references import resolve
-from app.planning.unusable import Unfit
+from app.planning.unusable import Unfit, Unusable
 
 WHICH_ONE = "Zip one of each, or add a Modelfile whose FROM and ADAPTER say which."
 
@@ -146,7 +147,7 @@ def _projector(found: Sequence[Projector], asked: str | None) -> Projector | Non
 
 def _precision(projector: Projector) -> int:
     order = ("Q8_0", "BF16", "F16", "F32")
-    kind = projector.header.quantization
+    kind = projector.quantization
     return order.index(kind) if kind in order else -1
 
 

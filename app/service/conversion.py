@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from app.formats.files import ModelFile
-from app.planning.contents import Unusable
 from app.planning.conversion import Conversion
+from app.planning.unusable import Unusable
 from app.progress import Report
 from app.service.converter import converted
 from app.storage.directory import Storage

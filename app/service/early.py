@@ -9,12 +9,12 @@ from app.modelfile import grammar
 from app.ollama import client as ollama
 from app.ollama.client import Ollama, OllamaError
 from app.planning.bases import base_on_ollama
-from app.planning.contents import Unusable
 from app.planning.conversion import quantization
 from app.planning.early import EarlyLook
 from app.planning.options import Options
 from app.planning.parts import Adapter, Base
 from app.planning.selection import Selection
+from app.planning.unusable import Unusable
 from app.service.lines import Task
 from app.service.work import FAILED_CREATE, Service
 

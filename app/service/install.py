@@ -12,10 +12,10 @@ from app.metrics import phase
 from app.ollama.bounded import number
 from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
 from app.planning.bases import has_adapter
-from app.planning.contents import Unusable
 from app.planning.conversion import Conversion
 from app.planning.options import Options
 from app.planning.plan import Plan
+from app.planning.unusable import Unusable
 from app.progress import Report
 from app.service.conversion import Converted, convert
 from app.service.history import Made, recorded

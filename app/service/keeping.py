@@ -8,10 +8,10 @@ from app.archive.reader import Archive
 from app.metrics import phase
 from app.modelfile.grammar import ModelfileError
 from app.ollama.client import InvalidName, OllamaError
-from app.planning.contents import Unusable, examine
+from app.planning.contents import examine
 from app.planning.options import BadRequest
 from app.planning.selection import Selection, select
-from app.planning.unusable import Unfit
+from app.planning.unusable import Unfit, Unusable
 from app.service.planner import entries
 from app.storage.failures import Busy, NoSuchModel, StorageError
 from app.storage.staging import Staging

@@ -11,10 +11,11 @@ from app.formats.files import ModelFile
 from app.modelfile.templates import Templates
 from app.ollama.client import Ollama
 from app.ollama.store import base_blob
-from app.planning.contents import Unusable, examine
+from app.planning.contents import examine
 from app.planning.options import Options
 from app.planning.plan import Plan, make_plan
 from app.planning.selection import Selection, select, with_base
+from app.planning.unusable import Unusable
 from app.storage.directory import Storage
 
 

@@ -10,8 +10,8 @@ from app.archive.intake import OnFile
 from app.archive.names import is_junk
 from app.archive.several import SeveralFiles
 from app.metrics import received
-from app.planning.folders import ADAPTER_CONFIG
 from app.planning.options import BadRequest
+from app.planning.safetensors_parts import ADAPTER_CONFIG
 from app.service.work import Upload
 from app.storage.names import ARCHIVES, check_name, name_of_upload, without_extension
 from app.storage.staging import Staging

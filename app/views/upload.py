@@ -11,8 +11,8 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from app.archive.intake import OnFile
 from app.connection import Connection
 from app.metrics import phase, received
-from app.planning.folders import ADAPTER_CONFIG
 from app.planning.options import BadRequest
+from app.planning.safetensors_parts import ADAPTER_CONFIG
 from app.planning.unusable import Unusable
 from app.service.work import Upload
 from app.storage.directory import Storage

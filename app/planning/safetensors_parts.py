@@ -1,19 +1,46 @@
-"""Folders in Hugging Face's and MLX's layout: models and adapters in safetensors."""
+"""The parts of a model that are safetensors: folders in Hugging Face's and MLX's layout."""
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from app.formats import safetensors
-from app.formats.adapter_config import read_adapter_config
+from app.formats.adapter_config import AdapterConfig, ollama_understands, read_adapter_config
 from app.formats.files import ModelFile
 from app.modelfile.templates import Chat
-from app.planning.parts import SafetensorsAdapter, SafetensorsModel
+from app.planning.parts import Adapter, Base
+from app.planning.quantized import quantized_by, refusal
 from app.planning.unusable import Unusable
 
+# What Ollama's own converter for adapters knows. Source: Ollama, convert/convert.go, v0.34.0.
+CONVERTED_BY_OLLAMA = ("llama", "gemma2")
+# transformers' classes that are converted here, by GGUF's architecture; a test checks this against
+# the converter's own table.
+CONVERTIBLE: Mapping[str, tuple[str, ...]] = {
+    "llama": (
+        *("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    ),
+    "granite": ("GraniteForCausalLM",),
+    "smollm3": ("SmolLM3ForCausalLM",),
+    "mistral3": ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+    "qwen2": ("Qwen2ForCausalLM",),
+    "qwen3": ("Qwen3ForCausalLM",),
+    "qwen2moe": ("Qwen2MoeForCausalLM",),
+    "qwen3moe": ("Qwen3MoeForCausalLM",),
+    "qwen35": ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
+    "gemma": ("GemmaForCausalLM",),
+    "gemma2": ("Gemma2ForCausalLM",),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    "gemma4": ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
+    "gpt-oss": ("GptOssForCausalLM",),
+    "phi3": ("Phi3ForCausalLM",),
+    "olmo2": ("Olmo2ForCausalLM",),
+}
+_ARCHITECTURES = {name: each for each, names in CONVERTIBLE.items() for name in names}
 TEXT_BYTES = 8 * 2**20
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
 CONFIGS = (ADAPTER_CONFIG, MODEL_CONFIG)
@@ -23,23 +50,81 @@ _TOKENIZER_FILES = frozenset(
 _ONLY_OTHERS_READ = frozenset(("merges.txt", "vocab.txt", "spiece.model"))
 _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_CHECKPOINT = re.compile(r"\d+_adapters\.safetensors")
-_METHODS = {
-    "bitsandbytes": "bitsandbytes",
-    "gptq": "GPTQ",
-    "awq": "AWQ",
-    "fp8": "FP8",
-    "fbgemm_fp8": "FP8",
-    "compressed-tensors": "compressed-tensors",
-}
-# Tensors that only quantized weights have, by the ends of their names.
-_TENSORS = {
-    ".quant_state.bitsandbytes__nf4": "bitsandbytes",
-    ".quant_state.bitsandbytes__fp4": "bitsandbytes",
-    ".SCB": "bitsandbytes",
-    ".qzeros": "GPTQ",
-    ".weight_packed": "compressed-tensors",
-    ".weight_scale_inv": "FP8",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetensorsModel(Base):
+    """A model folder in Hugging Face's layout: weights, config, tokenizer.
+
+    `files` are those that Ollama's converter reads, `beside` what only others do. `class_name` is
+    the first of the config's `architectures`.
+    """
+
+    class_name: str | None
+    tensor_parameters: int
+    how_it_chats: Chat
+    quantized_by: str | None = None
+    beside: tuple[ModelFile, ...] = ()
+    is_gguf = False
+
+    @property
+    def architecture(self) -> str | None:
+        return _ARCHITECTURES.get(self.class_name or "", self.class_name)
+
+    @property
+    def is_convertible(self) -> bool:
+        return self.class_name in _ARCHITECTURES
+
+    @property
+    def parameter_count(self) -> int:
+        return self.tensor_parameters
+
+    @property
+    def chat(self) -> Chat:
+        return replace(self.how_it_chats, architecture=self.architecture)
+
+    def for_any_converter(self) -> Base:
+        return replace(self, files=(*self.files, *self.beside), beside=())
+
+    def check(self) -> None:
+        if self.quantized_by is not None:
+            raise refusal(self.label, self.quantized_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetensorsAdapter(Adapter):
+    """A LoRA adapter in safetensors: `files` are its config and its weights."""
+
+    config: AdapterConfig
+    header: safetensors.Header
+
+    @property
+    def label(self) -> str:
+        return self.files[1].name
+
+    @property
+    def architecture(self) -> None:
+        """Its config doesn't say; the base model does."""
+
+    @property
+    def parameter_count(self) -> int:
+        return self.header.parameter_count
+
+    @property
+    def base_name(self) -> str | None:
+        return self.config.base_model_name_or_path
+
+    def check(self) -> None:
+        if self.config.peft_type != "LORA":
+            raise Unusable(f"{self.files[0].name}: {self.config.peft_type} isn't a LoRA adapter.")
+
+    def check_fits(self, base: Base) -> None:
+        """Its names and shapes are those of another layout: whoever merges it checks them."""
+
+    def why_not_sent(self, architecture: str | None) -> str | None:
+        if architecture not in CONVERTED_BY_OLLAMA:
+            return f"Ollama doesn't convert safetensors adapters for {architecture}."
+        return ollama_understands(self.config, self.header.tensors)
 
 
 def read_text(file: ModelFile) -> bytes:
@@ -131,7 +216,7 @@ def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> S
         class_name=class_name if isinstance(class_name, str) else None,
         tensor_parameters=sum(header.parameter_count for header in headers),
         how_it_chats=_chat(folder, files),
-        quantized_by=_quantized_by(config, headers),
+        quantized_by=quantized_by(config, headers),
         beside=tuple(files[name] for name in sorted(others)),
     )
 
@@ -144,24 +229,6 @@ def _goes_along(name: str) -> bool:
     if name.startswith("adapter_"):
         return False
     return name.endswith(".json") or name in ("tokenizer.model", "chat_template.jinja")
-
-
-def _quantized_by(config: Mapping[str, Any], headers: Iterable[safetensors.Header]) -> str | None:
-    """Who has quantized the weights, where their layout isn't that of 16 or 32 bit."""
-    stated = config.get("quantization_config")
-    if isinstance(stated, dict):
-        method = _METHODS.get(str(stated.get("quant_method")).lower())
-        if method is not None:
-            return method
-    of_mlx = config.get("quantization")
-    if isinstance(of_mlx, dict) and {"group_size", "bits"} <= of_mlx.keys():
-        return "MLX"
-    for header in headers:
-        for name in header.tensors:
-            for ending, method in _TENSORS.items():
-                if name.endswith(ending):
-                    return method
-    return None
 
 
 def _chat(folder: str, files: Mapping[str, ModelFile]) -> Chat:
