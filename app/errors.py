@@ -9,7 +9,8 @@ from werkzeug.exceptions import HTTPException
 
 from app.archive import reader as archive
 from app.modelfile import grammar as modelfile
-from app.ollama import client as ollama
+from app.ollama import errors as ollama
+from app.ollama.names import InvalidName
 from app.planning import options as requested
 from app.planning import unusable
 from app.storage import failures as storage
@@ -19,7 +20,7 @@ from app.weights import errors as weights
 STATUS: dict[type[Exception], int] = {
     requested.BadRequest: 400,
     storage.NameNotAllowed: 400,
-    ollama.InvalidName: 400,
+    InvalidName: 400,
     modelfile.ModelfileError: 400,
     storage.NoSuchModel: 404,
     tasks.NoSuchTask: 404,

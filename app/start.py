@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.config import SettingError
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 
 log = logging.getLogger(__name__)
 

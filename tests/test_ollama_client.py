@@ -16,12 +16,8 @@ import pytest
 from app import create_app
 from app.ollama import bounded
 from app.ollama import client as clients
-from app.ollama.client import (
-    ModelMissing,
-    Ollama,
-    OllamaError,
-    OllamaSilent,
-)
+from app.ollama.client import Ollama
+from app.ollama.errors import ModelMissing, OllamaError, OllamaSilent
 from app.ollama.store import MODEL_LAYER, base_blob
 from app.progress import CANCEL, Cancel, Cancelled
 from tests.callers import FlaskCaller

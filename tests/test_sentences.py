@@ -12,7 +12,8 @@ from babel.messages.pofile import read_po
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.ollama.client import Ollama, OllamaSilent
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaSilent
 from app.views.sentences import MAX_CHARACTERS, Sentences
 from tests import sentences as catalogues
 from tests.conftest import Zips

@@ -12,7 +12,7 @@ import requests
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.ollama.client import OllamaError
+from app.ollama.errors import OllamaError
 from app.service.watch import Watch
 from tests.callers import RequestsCaller
 from tests.conftest import Zips

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.formats.files import ModelFile
-from app.ollama.client import InvalidName, check_name
+from app.ollama.names import InvalidName, check_name
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
 ADAPTER_LAYER = "application/vnd.ollama.image.adapter"

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.ollama.client import ModelMissing, Ollama, check_name
+from app.ollama.client import Ollama
+from app.ollama.errors import ModelMissing
+from app.ollama.names import check_name
 from app.planning.options import BadRequest, Options
 from app.planning.parts import Adapter
 from app.planning.references import ollama_name

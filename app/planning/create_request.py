@@ -17,7 +17,7 @@ from app.modelfile.grammar import (
     merge_parameters,
     quote,
 )
-from app.ollama.client import InvalidName, check_name
+from app.ollama.names import InvalidName, check_name
 from app.planning.options import QUANTIZE_TYPES, BadRequest
 from app.planning.unusable import Unusable
 

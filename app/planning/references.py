@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from app.ollama.client import InvalidName, check_name
+from app.ollama.names import InvalidName, check_name
 from app.planning.contents import Contents
 from app.planning.gguf_parts import Projector
 from app.planning.parts import Adapter, Base, Part

@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.modelfile.grammar import ROLES, check_parameters
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.planning.options import BadRequest, text
 from app.progress import CANCEL, Cancel
 from app.service.lines import POLL_SECONDS

@@ -11,7 +11,8 @@ from typing import Any
 from app.metrics import phase
 from app.modelfile import grammar
 from app.modelfile.grammar import Modelfile, ModelfileError
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.planning.contents import examine
 from app.planning.create_request import CreateRequest, Refused, modelfile, sha256_of
 from app.planning.options import Options

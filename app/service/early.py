@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.modelfile import grammar
-from app.ollama import client as ollama
-from app.ollama.client import Ollama, OllamaError
+from app.ollama import names
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.planning.bases import base_on_ollama
 from app.planning.conversion import quantization
 from app.planning.early import EarlyLook
@@ -55,7 +56,7 @@ def look_early(service: Service, task: Task, asked: Asked) -> EarlyLook:
 def _check_asked(service: Service, asked: Asked) -> Sequence[Ollama]:
     """The servers that may take the model. Raises where none would."""
     options = asked.options
-    new_name = None if asked.new_name is None else ollama.check_name(asked.new_name)
+    new_name = None if asked.new_name is None else names.check_name(asked.new_name)
     grammar.check_parameters(options.parameters)
     if options.modelfile is not None:
         grammar.parse(options.modelfile)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.modelfile.grammar import Modelfile
-from app.ollama.client import OllamaError
+from app.ollama.errors import OllamaError
 from app.planning.options import Options
 from app.planning.unusable import Unusable
 from app.storage.failures import StorageError

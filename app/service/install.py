@@ -10,7 +10,8 @@ from urllib.parse import quote
 from app.formats.files import ModelFile
 from app.metrics import phase
 from app.ollama.bounded import number
-from app.ollama.client import BlobMissing, Ollama, OllamaError, OllamaLost
+from app.ollama.client import Ollama
+from app.ollama.errors import BlobMissing, OllamaError, OllamaLost
 from app.planning.bases import has_adapter
 from app.planning.conversion import Conversion
 from app.planning.options import Options

@@ -7,7 +7,8 @@ from app.archive.limits import ArchiveError
 from app.archive.reader import Archive
 from app.metrics import phase
 from app.modelfile.grammar import ModelfileError
-from app.ollama.client import InvalidName, OllamaError
+from app.ollama.errors import OllamaError
+from app.ollama.names import InvalidName
 from app.planning.contents import examine
 from app.planning.options import BadRequest
 from app.planning.selection import Selection, select

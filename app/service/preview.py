@@ -9,7 +9,8 @@ from io import BytesIO
 from typing import Any
 
 from app.formats.files import ModelFile
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.planning.contents import examine
 from app.planning.options import Options
 from app.planning.plan import Plan

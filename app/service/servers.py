@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 
-from app.ollama.client import Ollama, OllamaError, OllamaSilent
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError, OllamaSilent
 
 AT_ONCE = 16
 LATER_SECONDS = 10.0

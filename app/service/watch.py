@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 
 FRESH_SECONDS = 10.0
 MOST_AT_ONCE = 8

@@ -17,9 +17,10 @@ from zipstream import ZipStream
 from app.archive.reader import Archive
 from app.formats.files import ModelFile
 from app.metrics import phase
-from app.ollama import client as ollama
+from app.ollama import names
 from app.ollama.address import ollama_url
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.planning.contents import examine
 from app.planning.conversion import Conversion
 from app.planning.description import describe_model
@@ -166,7 +167,7 @@ class Service:
     ) -> Steps[None]:
         """Make the model `name` a model of every Ollama server, or of those `asked` for, called
         `new_name`."""
-        ollama.check_name(new_name)
+        names.check_name(new_name)
         with ExitStack() as held:
             held.enter_context(self.storage.hold(name, task.uuid))
             model = self.storage.model(name)
@@ -187,7 +188,7 @@ class Service:
         """Upload, then create. What create would refuse is refused first; the upload is kept as a
         model, unless it is itself what is refused."""
         with task.failing_as(FAILED_CREATE), keeping(upload.staging):
-            ollama.check_name(new_name)
+            names.check_name(new_name)
         with ExitStack() as held:
             with upload.staging.archive() as archive:
                 selection = select(examine(entries(archive)), options.projector)

@@ -8,7 +8,8 @@ from flask import Blueprint, Response, current_app
 
 from app.errors import describe
 from app.metrics import CONTENT_TYPE_LATEST, exposition
-from app.ollama.client import Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import OllamaError
 from app.service.servers import silent
 from app.views import schemas
 from app.views.access import has_key, host_is_ours

@@ -10,7 +10,8 @@ from werkzeug.exceptions import NotFound
 
 from app.errors import describe
 from app.modelfile.grammar import ROLES
-from app.ollama.client import ModelMissing, Ollama, OllamaError
+from app.ollama.client import Ollama
+from app.ollama.errors import ModelMissing, OllamaError
 from app.planning.options import text
 from app.service.chat import MAX_MESSAGES, Answer, chat_request, first_answer, heard
 from app.service.watch import described

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from flask import Blueprint, Response, current_app, render_template, request
 
-from app.ollama.client import NAME_PATTERN
+from app.ollama.names import NAME_PATTERN
 from app.planning.options import QUANTIZE_TYPES, text
 from app.service.lines import Task
 from app.service.work import FAILED_UPLOAD

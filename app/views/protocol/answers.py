@@ -8,7 +8,7 @@ from werkzeug.exceptions import Forbidden, MethodNotAllowed, MisdirectedRequest
 
 from app.connection import Connection, is_unread
 from app.errors import Failure
-from app.ollama.client import OllamaError
+from app.ollama.errors import OllamaError
 from app.planning.create_request import Refused
 
 NDJSON = "application/x-ndjson"

@@ -10,7 +10,7 @@ from flask import Response, current_app, request, stream_with_context
 from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from app.connection import Connection, pieces
-from app.ollama.client import OllamaError
+from app.ollama.errors import OllamaError
 from app.ollama.passage import BLOCK, Body, Passage, SizedBody, end_to_end
 from app.planning.options import BadRequest
 from app.progress import Cancelled
