@@ -16,6 +16,7 @@ from flask import Flask
 from app import create_app
 from app.ollama.address import ollama_url
 from app.ollama.client import Ollama
+from app.storage.directory import Storage
 from tests.browser import Page, WebDriver, open_chromium
 from tests.callers import Caller, CurlCaller, FlaskCaller, RequestsCaller
 from tests.gguf_files import write_base, write_lora, write_zip
@@ -100,7 +101,6 @@ class SharedService:
     models directory of its own, by a link."""
 
     def __init__(self, folder: Path, ollama: str) -> None:
-        self._ollama = ollama
         self._link = folder / "models"
         self._running = ExitStack()
         self.use(folder / "first")
@@ -109,7 +109,7 @@ class SharedService:
 
     def use(self, models_dir: Path) -> None:
         """Prepare `models_dir` as a start does, and work there from now on."""
-        create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": self._ollama})
+        Storage(models_dir).prepare()
         link = self._link.with_name("next")
         link.symlink_to(models_dir)
         link.replace(self._link)
