@@ -34,6 +34,7 @@ _FORMATTERS = {
 
 wsgi_app = "wsgi:app"
 bind = _settings["BIND"]
+preload_app = True
 worker_class = Worker
 workers = _settings["WORKERS"]
 threads = _settings["THREADS"]
@@ -89,10 +90,11 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Say, once, which folders aren't listed, and which Ollama servers there are; nothing waits for
-    them."""
+    """Remove what the worker before has left if it was killed; say, once, which folders aren't
+    listed, and which Ollama servers there are. Nothing waits for them."""
+    service = worker.wsgi.extensions["service"]
+    service.storage.prepare()
     if worker.age == 1:
-        service = worker.wsgi.extensions["service"]
         service.say_unlisted()
         say_which_ollamas(service.ollamas())
 
