@@ -255,8 +255,10 @@ def send(url: str, head: str, begin: bytes, size: int, *, deaf: bool = False) ->
             answer = b"" if continued else answer
         block = begin or bytes(2**16)
         try:
-            while continued and sent < size and (deaf or not select.select([client], [], [], 0)[0]):
-                sent += client.send(block[: size - sent])
+            while continued and sent < size:
+                if not deaf and select.select([client], [client], [], LINGERS)[0]:
+                    break
+                sent += client.send(block[: size - sent], 0 if deaf else socket.MSG_DONTWAIT)
                 block = block[sent:] if sent < len(begin) else bytes(2**16)
         except (BrokenPipeError, ConnectionResetError):
             pass

@@ -1,7 +1,7 @@
 """The rooms have one-way doors; CONTRIBUTING.rst says the rule in words."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -34,21 +34,25 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """The full names that a module imports, also within functions."""
+    found: set[str] = set()
     tree = ast.parse(path.read_text())
     for node in list(ast.walk(tree)):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body.clear()  # never run
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "app." * bool(node.level) + (node.module or "")
             names = [f"{base}.{alias.name}" for alias in node.names]
-            yield from (name if is_module(name) else base for name in names)
+            found.update(name if is_module(name) else base for name in names)
+    return frozenset(found)
 
 
+@cache
 def of_app(path: Path) -> set[str]:
     """The modules of `app` that a module imports."""
     known = {name_of(module).removesuffix(".__init__") for module in MODULES}
