@@ -1,5 +1,7 @@
 # Each target is self-sufficient on a fresh Debian machine with Python 3.11 or later.
 PYTHON ?= python3
+# Compiled modules are kept: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
