@@ -190,6 +190,7 @@ def test_no_secret_reaches_the_process(
     ("modules", "unwanted"),
     [
         ("app.weights.job, app.service.conversion", ["numpy"]),
+        ("app.weights.__main__", ["app.weights.convert", "app.weights.tokenizers", "gguf"]),
         ("app.weights.__main__, app.weights.convert", ["flask", "requests", "app.service"]),
     ],
 )

@@ -5,8 +5,14 @@ from pathlib import Path
 
 from app.formats.gguf import GGUFError, Header, Tensor
 from app.formats.lora_gguf import EMBEDDING, check_fits
-from app.weights.adapters.low_rank import Added, EditedRows, ProductRows, product_of_experts, stack
-from app.weights.adapters.tables import with_rows
+from app.weights.adapters.low_rank import (
+    Added,
+    EditedRows,
+    ProductRows,
+    product_of_experts,
+    stack,
+    with_rows,
+)
 from app.weights.model import Model, Rows, WeightsError
 from app.weights.rows import StoredRows, TransposedRows
 

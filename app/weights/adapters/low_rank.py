@@ -5,14 +5,14 @@ Nothing is read before the rows are asked for, and then only what they need.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 
 import numpy as np
 
 from app.weights import quants
-from app.weights.model import Floats, Rows
+from app.weights.model import Floats, Rows, Tensor
 from app.weights.rows import Indices, JoinedRows, SlicedRows, StoredRows
 
 BLOCK_BYTES = 8 * 2**20
@@ -207,3 +207,12 @@ class EditedRows:
             isinstance(edit, Replaced) and edit.start <= first and last <= edit.start + edit.count
             for edit in self.edits
         )
+
+
+def with_rows(tensor: Tensor, rows: Rows) -> Tensor:
+    """The tensor with other rows, in its own type or one that can be written."""
+    shape = tensor.shape
+    if rows.count != tensor.rows.count:
+        shape = (rows.columns, rows.count)
+    kind = quants.writable_type(tensor.type, tensor.shape[0])
+    return replace(tensor, rows=rows, shape=shape, type=kind)

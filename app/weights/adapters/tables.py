@@ -7,7 +7,6 @@ gets one; PEFT trains the embedding alone where nothing says otherwise, so that 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from app.weights import quants
 from app.weights.adapters.low_rank import (
     Added,
     Edit,
@@ -16,6 +15,7 @@ from app.weights.adapters.low_rank import (
     NormedColumns,
     Replaced,
     ReplacedSingly,
+    with_rows,
 )
 from app.weights.adapters.targets import places
 from app.weights.model import Model, Rows, Tensor, WeightsError
@@ -110,15 +110,6 @@ def apply_tables(
             tensors[OUTPUT] = replace(before, name=OUTPUT)
     _check_counts(tensors)
     return replace(model, tensors=tensors, notes=(*model.notes, *notes)), count if grown else None
-
-
-def with_rows(tensor: Tensor, rows: Rows) -> Tensor:
-    """The tensor with other rows, in its own type or one that can be written."""
-    shape = tensor.shape
-    if rows.count != tensor.rows.count:
-        shape = (rows.columns, rows.count)
-    kind = quants.writable_type(tensor.type, tensor.shape[0])
-    return replace(tensor, rows=rows, shape=shape, type=kind)
 
 
 def _check(rows: Rows, columns: int, count: int, name: str) -> None:
