@@ -14,6 +14,16 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 POLL_SECONDS = 0.05
+MEGABYTE = 2**20
+# A page that is left is thrown away with its process: none waits to be gone back to.
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-features=BackForwardCache,RenderDocument,SpareRendererForSitePerProcess",
+    "--force-prefers-reduced-motion",
+)
 DROP = """
 const [name, content] = arguments;
 const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
@@ -31,20 +41,37 @@ def open_chromium() -> WebDriver:
     """A headless Chromium, in which nothing moves smoothly, so that what is seen can be clicked."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    arguments = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage")
-    for argument in (*arguments, "--force-prefers-reduced-motion"):
+    for argument in ARGUMENTS:
         options.add_argument(argument)
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver") or ""))
 
 
 class Page:
-    """The page, open in the browser."""
+    """The page at `url`, as nobody has seen it before. It opens once it is looked at."""
 
     def __init__(self, driver: WebDriver, url: str) -> None:
-        self.driver = driver
-        everything = {"origin": url, "storageTypes": "all"}
-        driver.execute_cdp_cmd("Storage.clearDataForOrigin", everything)  # type: ignore[attr-defined]
-        driver.get(url)
+        self._driver = driver
+        self._url = url
+        self._is_open = False
+        self._command("Storage.clearDataForOrigin", origin=url, storageTypes="all")
+
+    @property
+    def driver(self) -> WebDriver:
+        """The browser with the page in it."""
+        if not self._is_open:
+            self.load()
+        return self._driver
+
+    def load(self) -> None:
+        """Open the page, or load it again."""
+        if self._is_open:
+            return self._driver.refresh()
+        self._is_open = True
+        return self._driver.get(self._url)
+
+    def _command(self, command: str, /, **arguments: Any) -> Any:
+        """A command of the Chrome DevTools protocol."""
+        return self._driver.execute_cdp_cmd(command, arguments)  # type: ignore[attr-defined]
 
     def find(self, selector: str):  # type: ignore[no-untyped-def]
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -74,12 +101,41 @@ class Page:
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
-        """Load the page again with its timers running ten times as fast, for the block."""
-        run = self.driver.execute_cdp_cmd  # type: ignore[attr-defined]
-        script = run("Page.addScriptToEvaluateOnNewDocument", {"source": HURRY})
-        self.driver.refresh()
+        """Load the page with its timers running ten times as fast, for the block."""
+        script = self._command("Page.addScriptToEvaluateOnNewDocument", source=HURRY)
+        self.load()
         yield
-        run("Page.removeScriptToEvaluateOnNewDocument", script)
+        self._command("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+    @contextmanager
+    def slowed(self, *, rate: int = 8 * MEGABYTE, offline: bool = False) -> Iterator[None]:
+        """Have the network send `rate` bytes a second, or nothing, for the block."""
+        network = {"latency": 0, "downloadThroughput": -1}
+        self._command("Network.enable")
+        command = "Network.emulateNetworkConditions"
+        self._command(command, **network, offline=offline, uploadThroughput=rate)
+        try:
+            yield
+        finally:
+            self._command(command, **network, offline=False, uploadThroughput=-1)
+
+    @contextmanager
+    def unanswered(self) -> Iterator[None]:
+        """The service doesn't answer the page, for the block."""
+        self._command("Network.enable")
+        self._command("Network.setBlockedURLs", urls=["*/state/*"])
+        try:
+            yield
+        finally:
+            self._command("Network.setBlockedURLs", urls=[])
+
+    def set_cookie(self, name: str, value: str) -> None:
+        """Have the browser keep a cookie for the page."""
+        self._command("Network.setCookie", url=self._url, name=name, value=value)
+
+    def look_again(self) -> None:
+        """Have the page ask for the service's state at once, as when somebody comes back to it."""
+        self.run_script("document.dispatchEvent(new Event('visibilitychange'))")
 
     def fill(self, selector: str, text: str) -> None:
         """Put `text` into a field in place of what it says."""
@@ -101,7 +157,7 @@ class Page:
 
     def emulate(self, command: str, **arguments: Any) -> None:
         """Have Chromium emulate something (Chrome DevTools protocol, Emulation.`command`)."""
-        self.driver.execute_cdp_cmd(f"Emulation.{command}", arguments)  # type: ignore[attr-defined]
+        self._command(f"Emulation.{command}", **arguments)
 
     def resize(self, width: int, height: int = 800) -> None:
         """Have the page so many CSS pixels wide."""

@@ -3,6 +3,7 @@ import random
 import shutil
 import socket
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -187,6 +188,15 @@ class Zips:
 def zips(tmp_path_factory: pytest.TempPathFactory) -> Zips:
     """A base, an adapter for it, and both."""
     return make_zips(tmp_path_factory.mktemp("zips"), "llama")
+
+
+@pytest.fixture(scope="session")
+def large(zips: Zips, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of a base that takes a moment to send: 12 MB."""
+    rest = random.Random(0).randbytes(2**20) * 12
+    base = zipfile.ZipFile(zips.base).read("base.gguf")
+    folder = tmp_path_factory.mktemp("large")
+    return write_zip(folder / "large.zip", {"base.gguf": base, "rest.bin": rest})
 
 
 @pytest.fixture(scope="session", params=["llama", "qwen2"])

@@ -9,6 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from werkzeug.serving import make_server
+
+from app import create_app
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30
@@ -80,3 +85,19 @@ def serve(
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@contextmanager
+def serve_inside(models_dir: Path, ollama: str, *, port: int = 0, **settings: Any) -> Iterator[str]:
+    """The service in this process until the block ends; its address. It starts and stops at once,
+    for tests of what talks to it; what gunicorn does for it isn't there."""
+    app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": ollama, **settings})
+    server = make_server("127.0.0.1", port, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

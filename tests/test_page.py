@@ -14,8 +14,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.browser import Page
 from tests.conftest import Zips, litter, show
 from tests.gguf_files import write_zip
-from tests.serving import Served, serve
+from tests.serving import Served, serve_inside
 from tests.standin import Standin
+from tests.stored import received, upload
 
 WATCH_BARS = """
 window.seen = { upload: [], push: [], create: [], verify: [] };
@@ -32,6 +33,7 @@ SERVERS_BARS = """
 return [...document.querySelectorAll(".of-server[data-phase=push]")].map(
   row => [row.querySelector("label").title, row.querySelector("progress").value]);
 """
+TAKES = "arguments[0].value = arguments[1]; return arguments[0].checkValidity()"
 CANCEL_ONCE_UPLOADING = """
 const figures = document.getElementById("upload-figures");
 new MutationObserver((_, observer) => {
@@ -90,9 +92,7 @@ def test_an_adapter_alone_is_created_on_a_base_that_is_chosen(
     page: Page, zips: Zips, served: Served, standin: Standin
 ) -> None:
     for zipped in (zips.base, zips.lora):
-        with zipped.open("rb") as file:
-            requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
-    page.driver.refresh()
+        upload(served.url, zipped)
     page.choose("Create", "tiny_adapter")
     page.wait_for("#modelfile-said", "Name the base in the field 'from'.")
     bases = page.run_script(
@@ -118,7 +118,7 @@ def test_try_a_prompt_and_copy_the_line(page: Page, zips: Zips) -> None:
     page.wait_for("#copy", "Copied")
     assert page.run_script("return getSelection().toString()") == "ollama run tiny_base"
     page.take_screenshot("tried")
-    page.driver.refresh()
+    page.load()
     page.choose("Try", "tiny_base")
     assert page.find("#trial-model").text == "tiny_base"
 
@@ -135,8 +135,8 @@ def test_a_prompt_that_fails_says_so(page: Page, zips: Zips, standin: Standin) -
 def test_an_api_key_is_asked_for_once(
     chromium: WebDriver, models_dir: Path, standin: Standin, zips: Zips
 ) -> None:
-    with serve(models_dir, standin.url, {"MODEL_HANDLER_API_KEY": "secret"}) as served:
-        page = Page(chromium, served.url)
+    with serve_inside(models_dir, standin.url, API_KEY="secret") as url:
+        page = Page(chromium, url)
         page.wait_for("#sign-in", "Enter the API key")
         page.deploy(zips.base)
         page.fill("#key", "guessed")
@@ -149,7 +149,7 @@ def test_an_api_key_is_asked_for_once(
         page.wait_for("#download-line", 'curl -H "X-API-Key: $API_KEY"')
         name = "it's $(touch x) `id`"
         (models_dir / name).mkdir()
-        page.driver.refresh()
+        page.load()
         page.choose("Download", name)
         page.wait_for("#download-line", "touch")
         words = shlex.split(page.find("#download-line").text)
@@ -168,9 +168,9 @@ def test_one_of_several_servers_is_chosen(
     with (
         Standin(tmp_path / "a") as a,
         Standin(tmp_path / "b", version="0.34.1") as b,
-        serve(models_dir, f"{a.url},{b.url}") as served,
+        serve_inside(models_dir, f"{a.url},{b.url}") as url,
     ):
-        page = Page(chromium, served.url)
+        page = Page(chromium, url)
         page.click(f"#server option[value='{b.url}']")
         page.deploy(zips.base)
         page.wait_for("#said", "tiny_base is on Ollama")
@@ -193,7 +193,7 @@ def test_one_of_several_servers_is_chosen(
         page.wait_for("#said", "tiny_lora is on Ollama")
         assert page.run_script(SERVERS_BARS) == [[a.url, 1], [b.url, 1]]
         b.stop()
-        page.driver.refresh()
+        page.load()
         page.wait_for("#servers", "doesn't answer")
 
 
@@ -210,12 +210,6 @@ def test_download_from_the_page(page: Page, zips: Zips, tmp_path: Path) -> None:
 
 
 def test_the_keyboard_alone_deletes_a_model(page: Page, zips: Zips, models_dir: Path) -> None:
-    with page.hurried():
-        _delete_by_keyboard(page, zips)
-    assert not (models_dir / "tiny_base").exists()
-
-
-def _delete_by_keyboard(page: Page, zips: Zips) -> None:
     page.drop(zips.base)
     page.wait_for("#listing", "base.gguf")
     page.find("#name").send_keys(Keys.ENTER)
@@ -223,12 +217,22 @@ def _delete_by_keyboard(page: Page, zips: Zips) -> None:
     page.wait_for("#models", "tiny_base")
     page.run_script("document.querySelector(\"[aria-label='Actions for tiny_base']\").focus()")
     # The lists are asked for again meanwhile: what has the focus keeps it.
-    asked = page.run_script(COUNT_LISTS)
-    WebDriverWait(page.driver, 20).until(lambda _: page.run_script(COUNT_LISTS) >= asked + 2)
-    keys = ActionChains(page.driver)
-    keys.send_keys(Keys.ARROW_UP).pause(0.3).send_keys(Keys.ENTER)
-    keys.pause(0.3).send_keys("tiny_base").send_keys(Keys.ENTER).perform()
+    for _ in range(2):
+        asked = page.run_script(COUNT_LISTS)
+        page.look_again()
+        WebDriverWait(page.driver, 20).until(lambda _: page.run_script(COUNT_LISTS) > asked)  # noqa: B023
+    press(page, Keys.ARROW_UP)
+    page.wait_until("document.activeElement.getAttribute('aria-label') === 'Delete tiny_base'")
+    press(page, Keys.ENTER)
+    page.wait_until("document.activeElement.id === 'typed-name'")
+    press(page, "tiny_base" + Keys.ENTER)
     page.wait_for("#said", "Success delete model.")
+    assert not (models_dir / "tiny_base").exists()
+
+
+def press(page: Page, keys: str) -> None:
+    """Press keys, wherever the focus is."""
+    ActionChains(page.driver).send_keys(keys).perform()
 
 
 def test_every_field_and_button_has_a_name(page: Page, zips: Zips) -> None:
@@ -279,15 +283,14 @@ def test_a_failure_is_shown_with_its_hint(page: Page, zips: Zips, standin: Stand
     page.take_screenshot("failed")
 
 
-def test_a_refusal_is_shown_while_the_zip_is_still_sent(
-    page: Page, standin: Standin, tmp_path: Path
+def test_a_refusal_is_shown_before_anything_is_sent(
+    page: Page, served: Served, standin: Standin, zips: Zips
 ) -> None:
     standin.stop()
-    large = write_zip(tmp_path / "large.zip", {"base.gguf": b"GGUF", "rest": bytes(300_000_000)})
-    page.find("#zip").send_keys(str(large))
-    page.wait_for("#listing", "base.gguf")
-    page.find("#send").click()
+    before = received(served.url)
+    page.deploy(zips.base)
     page.wait_for("#said", "Check that it runs")
+    assert received(served.url) == before
 
 
 def test_what_is_no_model_is_said_before_it_is_sent(page: Page, tmp_path: Path) -> None:
@@ -323,51 +326,46 @@ def test_a_name_that_ollama_would_not_take_is_said_before_anything_is_sent(
         *(("a@b", False), ("-a", False), ("a/b/c/d", False), ("", False)),
         *(("my-model", True), ("library/my_model:v1.2", True), ("host:80/library/m", True)),
     ]:
-        field.clear()
-        field.send_keys(name)
-        assert page.driver.execute_script("return arguments[0].checkValidity()", field) == is_taken
-    field.clear()
-    field.send_keys("a@b")
+        assert page.driver.execute_script(TAKES, field, name) == is_taken, name  # type: ignore[no-untyped-call]
+    page.fill("#name", "a@b")
     page.find("#send").click()
     assert not page.find("#task").is_displayed()
 
 
-def test_cancelling_an_upload_keeps_nothing(
-    page: Page, zips: Zips, models_dir: Path, tmp_path: Path
-) -> None:
-    base = zipfile.ZipFile(zips.base).read("base.gguf")
-    large = write_zip(tmp_path / "large.zip", {"base.gguf": base, "rest": bytes(300_000_000)})
+def test_cancelling_an_upload_keeps_nothing(page: Page, large: Path, models_dir: Path) -> None:
     page.find("#zip").send_keys(str(large))
     page.wait_for("#listing", "base.gguf")
     page.run_script(CANCEL_ONCE_UPLOADING)
-    page.find("#send").click()
-    page.wait_for("#said", "Cancelled")
+    with page.slowed():
+        page.find("#send").click()
+        page.wait_for("#said", "Cancelled")
     assert 0 < float(page.find("#upload").get_attribute("value") or 0) < 1
     WebDriverWait(page.driver, 20).until(lambda _: not litter(models_dir))
     assert not (models_dir / "large").exists()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_window_scrolls_only_downwards(page: Page, scheme: str) -> None:
-    page.prefer(scheme)
+def test_a_narrow_window_scrolls_only_downwards(page: Page) -> None:
     page.resize(360)
-    widths = page.run_script(
-        "const { scrollWidth, clientWidth } = document.documentElement;"
-        " return [scrollWidth, clientWidth, innerWidth];"
-    )
-    assert isinstance(widths, list)
-    assert widths[0] == widths[1]
-    assert widths[2] == 360
-    page.wait_until(f"getComputedStyle(document.documentElement).colorScheme == '{scheme}'")
-    page.take_screenshot(f"narrow-{scheme}")
-    page.emulate("clearDeviceMetricsOverride")
-    page.prefer("")
+    try:
+        for scheme in ("light", "dark"):
+            page.prefer(scheme)
+            colours = "getComputedStyle(document.documentElement).colorScheme"
+            page.wait_until(f"{colours} == '{scheme}'")
+            widths = page.run_script(
+                "const { scrollWidth, clientWidth } = document.documentElement;"
+                " return [scrollWidth, clientWidth, innerWidth];"
+            )
+            assert isinstance(widths, list)
+            assert widths[0] == widths[1]
+            assert widths[2] == 360
+            page.take_screenshot(f"narrow-{scheme}")
+    finally:
+        page.emulate("clearDeviceMetricsOverride")
+        page.prefer("")
 
 
 def test_the_page_s_own_errors(page: Page) -> None:
     """Nothing is refused by the page's policy, and no script fails."""
-    page.driver.get_log("browser")  # type: ignore[attr-defined]  # of other tests
-    page.driver.refresh()
     page.wait_for("#no-tasks", "None yet.")
     assert not page.driver.get_log("browser")  # type: ignore[attr-defined]
 

@@ -1,137 +1,168 @@
-"""The page under axe-core in each of its states: light and dark, wide and narrow, two languages.
+"""The page under axe-core in each of its states: its places Deploy and Activity, its header, and
+what it is without scripts.
 
 And its layout with the names, widths and zooms that people have.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import pytest
 import requests
 
 from tests.browser import Page
 from tests.conftest import Zips
-from tests.serving import ROOT, Served
+from tests.looks import Checked
+from tests.serving import Served
 from tests.standin import Standin
+from tests.stored import store, task, upload
 
-AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
-RULES = """
-const done = arguments[arguments.length - 1];
-const said = ({ id, nodes }) => [id, ...nodes.map(node => node.html.slice(0, 120))].join(" | ");
-axe.run(document, { resultTypes: ["violations"] })
-  .then(({ violations }) => done(violations.map(said)));
-"""
-LOOKS = {
-    "en": [("light", 1280), ("dark", 360)],
-    "zh-TW": [("dark", 1280), ("light", 360)],
-}
 OVERFLOW = """
 const { scrollWidth, clientWidth } = document.documentElement;
 return scrollWidth - clientWidth;
 """
 # As long as a model's name can be, in two directions, and without a place to break.
 HEBREW_AND_LONG = "מודל-" + "x" * 120 + "-" + "名" * 20
+SEVERAL_SERVERS = """
+const done = arguments[0], [one, other] = ["http://one:11434", "http://other:11434"];
+import(new URL("phases.js", document.querySelector("script[type=module]").src)).then(phases => {
+  phases.showPhases(["upload", "push"]);
+  phases.enter("push");
+  phases.showServers("push", [one, other]);
+  phases.progress("push", { bytes: 1e6, total: 2e6, server: one });
+  phases.failServer(other, "disk on fire");
+  done();
+});
+"""
+TROUBLE = """
+document.documentElement.classList.add("is-stale");
+for (const id of ["stale", "sign-in", "forget-key"]) document.getElementById(id).hidden = false;
+document.getElementById("space").classList.add("error");
+document.getElementById("server-choice").hidden = false;
+"""
+ENDED = [
+    ("Success create model", 1, 200, {"model": "a", "model_name_on_ollama": "a:v2"}),
+    ("Failed upload model file.", 0.3, 422, {"model": "b.zip", "error": "No.", "hint": "Yes."}),
+    ("Start create model.", 0.67, 200, {"model": "c"}),
+]
 
 
-class Checked:
-    """The page in one language, held to axe-core's rules in the looks that are asked for."""
-
-    def __init__(self, page: Page, language: str) -> None:
-        self.page = page
-        self.language = language
-        self.load()
-
-    def load(self) -> None:
-        cookie = {"name": "language", "value": self.language, "path": "/"}
-        self.page.driver.add_cookie(cookie)
-        self.page.driver.refresh()
-        self.page.wait_until("document.querySelector('#servers li .good')")
-        self.page.run_script(AXE.read_text())
-
-    def check(self, state: str) -> None:
-        for scheme, width in LOOKS[self.language]:
-            self.page.prefer(scheme)
-            self.page.resize(width)
-            self.page.take_screenshot(f"axe-{state}-{self.language}-{scheme}-{width}")
-            found = self.page.driver.execute_async_script(RULES)  # type: ignore[no-untyped-call]
-            assert not found, f"{state}, {scheme}, {width}"
-            assert self.page.run_script(OVERFLOW) == 0, f"{state}, {width}"
-        self.page.resize(1280)
-
-
-@pytest.fixture(params=LOOKS)
-def checked(request: pytest.FixtureRequest, page: Page) -> Any:
+@pytest.fixture(params=["en", "zh-TW"])
+def checked(request: pytest.FixtureRequest, page: Page) -> Iterator[Checked]:
     yield Checked(page, request.param)
     page.emulate("clearDeviceMetricsOverride")
-    page.prefer("")
     page.driver.delete_all_cookies()
 
 
-def test_no_state_has_a_violation(
-    checked: Checked, zips: Zips, standin: Standin, served: Served
-) -> None:
+def test_a_deploy_in_each_of_its_states(checked: Checked, zips: Zips, standin: Standin) -> None:
     page = checked.page
     checked.check("empty")
     page.drop(zips.lora)
     page.wait_until("!document.getElementById('choose-base').hidden")
-    checked.check("problem")
+    checked.check("problem", "#deploy-place")
     page.drop(zips.both)
     page.wait_until("document.getElementById('becomes').textContent")
-    checked.check("chosen")
+    checked.check("chosen", "#deploy-place")
+    name = page.find("#name").get_attribute("value")
+    page.run_script("document.getElementById('options').open = true")
+    page.fill("#name", "a@b")
+    checked.check("options", "#deploy-place")
+    page.fill("#name", str(name))
     with standin.hold("/api/create") as gate:
         page.click("#send")
         gate.wait_reached(20)
         page.wait_for("#said", "Ollama")
-        checked.check("running")
+        checked.check("running", "#task", "#activity-place")
         gate.open()
     page.wait_until("!document.getElementById('made').hidden")
     page.wait_until("document.querySelector('#models tr') && document.querySelector('#tasks li')")
     checked.check("done")
     page.click("#models [data-bs-toggle=dropdown]")
-    checked.check("menu")
+    checked.check("menu", "#models")
     page.run_script("document.body.click()")
     standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
     page.click("#send")
     page.wait_until("document.querySelector('#next-steps button')")
     page.wait_for("#tasks", "disk on fire")
-    checked.check("failed")
+    page.run_script("document.querySelector('#task details').open = true")
+    checked.check("failed", "#task", "#activity-place")
+    page.driver.execute_async_script(SEVERAL_SERVERS)  # type: ignore[no-untyped-call]
+    checked.check("servers", "#task")
 
 
-def test_dialogs_and_states_of_the_service(checked: Checked, zips: Zips, served: Served) -> None:
+@pytest.fixture
+def past(models_dir: Path, served: Served) -> Iterator[None]:
+    """Tasks that have ended in each way, one that runs, and uploads that are whole and not."""
+    for action, ratio, status, details in ENDED:
+        with task(models_dir, action, ratio, status=status, **details):
+            pass
+    for length in (9, 0):
+        metadata = {"Upload-Length": str(length), "Upload-Metadata": "filename YS56aXA="}
+        begin = {"Tus-Resumable": "1.0.0", **metadata}
+        requests.post(f"{served.url}/uploads/", headers=begin, timeout=30)
+    with task(models_dir, "Start create model.", 0.67, model="d"):
+        yield
+
+
+@pytest.mark.usefixtures("past")
+def test_the_header_and_what_has_run(checked: Checked) -> None:
     page = checked.page
-    with zips.both.open("rb") as file:
-        requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
-    begin = {"Tus-Resumable": "1.0.0", "Upload-Length": "9", "Upload-Metadata": "filename YS56aXA="}
-    requests.post(f"{served.url}/uploads/", headers=begin, timeout=30)
-    checked.load()
-    page.wait_until("document.querySelector('#uploads li')")
+    page.wait_until("document.querySelectorAll('#uploads li').length === 2")
+    page.run_script("document.querySelectorAll('#tasks details').forEach(each => each.open = true)")
+    page.wait_until("document.querySelectorAll('#tasks pre').length === 4")
+    checked.check("activity", "#activity-place")
     page.run_script("document.querySelector('.navbar [data-bs-toggle=dropdown]').click()")
-    checked.check("settings")
+    checked.check("settings", ".navbar")
     page.run_script("document.body.click()")
     page.run_script("document.getElementById('key-dialog').showModal()")
-    checked.check("key")
+    page.fill("#key", "guessed")
+    page.run_script("document.getElementById('key-said').textContent = 'No.'")
+    checked.check("key", "#key-dialog")
     page.run_script("document.getElementById('key-dialog').close()")
-    page.run_script(
-        "document.documentElement.classList.add('is-stale');"
-        "document.getElementById('stale').hidden = false;"
-    )
-    checked.check("stale")
+    page.run_script(TROUBLE)
+    checked.check("trouble", ".navbar", "#deploy-place")
 
 
-@pytest.mark.parametrize(("width", "zoom"), [(360, 1), (1280, 2), (1280, 1)])
-def test_names_of_any_length_and_direction_break_nothing(
-    page: Page, zips: Zips, served: Served, tmp_path: Path, width: int, zoom: int
+def test_pages_without_scripts(
+    checked: Checked, served: Served, models_dir: Path, zips: Zips
 ) -> None:
+    store(models_dir, "a", last_create={"model_name_on_ollama": "a"})
+    with task(models_dir, "Failed create model", 0.5, status=502, model="a", error="No."):
+        pass
+    ask = requests.Session()
+    ask.headers.update({"Accept-Language": checked.language, "Accept": "text/html"})
+    with zips.both.open("rb") as file:
+        form = {"model_name_on_ollama": "b"}
+        made = ask.post(f"{served.url}/deploy", form, files={"Model": file}, timeout=60)
+    pages = {
+        "plain": ask.get(served.url, timeout=30),
+        "plain-list": ask.get(f"{served.url}/list", timeout=30),
+        "plain-made": made,
+        "plain-failed": ask.post(f"{served.url}/deploy", timeout=30),
+        "plain-deleted": ask.post(f"{served.url}/delete", {"model": "a"}, timeout=30),
+        "not-found": ask.get(f"{served.url}/nothing", timeout=30),
+    }
+    if checked.language == "en":  # The only one that it is written in.
+        pages["api"] = ask.get(f"{served.url}/docs", timeout=30)
+    for state, answer in pages.items():
+        checked.show(answer.text)
+        checked.check(state)
+
+
+def test_names_of_any_length_and_direction_break_nothing(
+    page: Page, zips: Zips, served: Served, tmp_path: Path
+) -> None:
+    """640 is a window of 1280 at 200 % zoom: that is what zooming does to a page."""
     path = tmp_path / f"{HEBREW_AND_LONG}.zip"
     path.write_bytes(zips.both.read_bytes())
-    address = f"{served.url}/models/upload/{quote(path.name)}"
-    assert requests.put(address, data=path.read_bytes(), timeout=30).ok
-    page.resize(width // zoom)  # what zooming does to a page
-    page.driver.refresh()
+    upload(served.url, path)
     page.drop(path)
     page.wait_until("document.getElementById('becomes').textContent")
     page.wait_until("document.querySelector('#models tr') && document.querySelector('#tasks li')")
-    page.take_screenshot(f"long-{width}-{zoom}")
-    assert page.run_script(OVERFLOW) == 0
-    page.emulate("clearDeviceMetricsOverride")
+    try:
+        for width in (360, 640, 1280):
+            page.resize(width)
+            page.take_screenshot(f"long-{width}")
+            assert page.run_script(OVERFLOW) == 0
+    finally:
+        page.emulate("clearDeviceMetricsOverride")

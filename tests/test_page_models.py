@@ -1,8 +1,6 @@
 """The models on the page: found, shown in full, created with another Modelfile, talked to."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import requests
 from selenium.webdriver import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from app.storage.manifest import MANIFEST
 from tests.browser import Page
 from tests.conftest import Zips
-from tests.serving import Served, serve
+from tests.serving import Served, serve_inside
 from tests.standin import Standin
+from tests.stored import create, store, upload
 
 ROWS = "[...document.querySelectorAll('#models .model-name')].map(name => name.textContent)"
 LONG = "llama-3.1-8b-customer-support-" + "x" * 170
@@ -34,46 +32,15 @@ IN_VIEW = """(() => {
 })()"""
 
 
-def store(models_dir: Path, name: str, size: int = 10, **facts: Any) -> None:
-    """A stored model of one file, that is never opened."""
-    folder = models_dir / name
-    folder.mkdir(parents=True)
-    with (folder / "base.gguf").open("wb") as file:
-        file.truncate(size)
-    known = {"kind": "base", "architecture": "llama", "quantization": "Q4_K_M"}
-    (folder / MANIFEST).parent.mkdir()
-    (folder / MANIFEST).write_text(json.dumps({**known, **facts}))
-
-
-def upload(served: Served, path: Path) -> None:
-    with path.open("rb") as file:
-        requests.post(f"{served.url}/models/upload/", files={"Model": file}, timeout=30)
-
-
-def create(served: Served, model: str, name: str, **options: Any) -> requests.Response:
-    body = {"model": model, "model_name_on_ollama": name, **options}
-    return requests.post(f"{served.url}/models/create/", json=body, timeout=60)
-
-
 def wait_for_rows(page: Page, names: list[str]) -> None:
     """Wait until the list shows these models, in this order."""
     page.wait_until(f"JSON.stringify({ROWS}) === JSON.stringify({json.dumps(names)})")
 
 
 def reload(page: Page, count: int) -> None:
-    """Load the page again and wait until it shows `count` models."""
-    page.driver.refresh()
+    """Load the page, and wait until it shows `count` models."""
+    page.load()
     page.wait_until(f"document.querySelectorAll('#models tr').length === {count}")
-
-
-@contextmanager
-def unreachable(page: Page) -> Iterator[None]:
-    """The service doesn't answer the page, for the block."""
-    run = page.driver.execute_cdp_cmd  # type: ignore[attr-defined]
-    run("Network.enable", {})
-    run("Network.setBlockedURLs", {"urls": ["*/state/*"]})
-    yield
-    run("Network.setBlockedURLs", {"urls": []})
 
 
 @pytest.fixture
@@ -86,32 +53,27 @@ def several(page: Page, models_dir: Path) -> Page:
     return page
 
 
-@pytest.mark.parametrize(
-    ("order", "names"),
-    [
-        ("date", ["a-new", "b-large", "c-old 10"]),
-        ("name", ["a-new", "b-large", "c-old 10"]),
-        ("size", ["b-large", "a-new", "c-old 10"]),
-    ],
-)
-def test_models_in_each_order(several: Page, order: str, names: list[str]) -> None:
-    several.click(f"#model-order [value={order}]")
-    wait_for_rows(several, names)
+ORDERS = {
+    "size": ["b-large", "a-new", "c-old 10"],
+    "name": ["a-new", "b-large", "c-old 10"],
+    "date": ["a-new", "b-large", "c-old 10"],
+}
+FOUND_BY = {
+    "QWEN ": ["b-large"],
+    "old q4 ": ["c-old 10"],
+    "adapter ": ["c-old 10"],
+    "10 c- ": ["c-old 10"],
+    " ": ["a-new", "b-large", "c-old 10"],
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        ("QWEN", ["b-large"]),
-        ("old q4", ["c-old 10"]),
-        ("adapter", ["c-old 10"]),
-        ("10 c-", ["c-old 10"]),
-        ("", ["a-new", "b-large", "c-old 10"]),
-    ],
-)
-def test_models_are_found_by_what_they_are(several: Page, words: str, names: list[str]) -> None:
-    several.fill("#model-search", words + " ")
-    wait_for_rows(several, names)
+def test_models_in_each_order_and_found_by_what_they_are(several: Page) -> None:
+    for order, names in ORDERS.items():
+        several.click(f"#model-order [value={order}]")
+        wait_for_rows(several, names)
+    for words, names in FOUND_BY.items():
+        several.fill("#model-search", words)
+        wait_for_rows(several, names)
 
 
 def test_nothing_found_and_back(several: Page) -> None:
@@ -140,29 +102,29 @@ def test_a_thousand_models_are_shown_a_page_at_a_time(page: Page, models_dir: Pa
 
 def test_each_state_of_the_list(page: Page, models_dir: Path) -> None:
     page.wait_for("#no-models", "No models yet")
-    with unreachable(page), page.hurried():
+    with page.unanswered(), page.hurried():
         page.wait_for("#models-failed", "can't be loaded")
     store(models_dir, "kept")
     reload(page, 1)
-    with unreachable(page):
-        page.run_script("document.dispatchEvent(new Event('visibilitychange'))")
+    with page.unanswered():
+        page.look_again()
         page.wait_for("#models-stale", "doesn't answer")
         wait_for_rows(page, ["kept"])
-    page.run_script("document.dispatchEvent(new Event('visibilitychange'))")
+    page.look_again()
     page.wait_until("document.getElementById('models-stale').hidden")
 
 
 def test_an_open_menu_and_what_has_the_focus_outlive_a_change(
     page: Page, served: Served, zips: Zips
 ) -> None:
-    upload(served, zips.base)
-    upload(served, zips.both)
+    upload(served.url, zips.base)
+    upload(served.url, zips.both)
     reload(page, 2)
     page.click('[aria-label="Actions for tiny_base"]')
     page.wait_until("document.querySelector('#models .dropdown-menu.show')")
-    create(served, "tiny_base", "tiny")
-    create(served, "tiny_lora", "other")
-    page.run_script("document.dispatchEvent(new Event('visibilitychange'))")
+    create(served.url, "tiny_base", "tiny")
+    create(served.url, "tiny_lora", "other")
+    page.look_again()
     page.wait_for("#models", "other")
     assert "tiny:" not in page.find("#models").text
     assert page.find("#models .dropdown-menu.show").is_displayed()
@@ -173,10 +135,10 @@ def test_an_open_menu_and_what_has_the_focus_outlive_a_change(
 
 
 def test_a_model_in_full(page: Page, served: Served, zips: Zips, standin: Standin) -> None:
-    upload(served, zips.both)
-    create(served, "tiny_lora", "first", system="You are terse.", quantize="Q8_0")
+    upload(served.url, zips.both)
+    create(served.url, "tiny_lora", "first", system="You are terse.", quantize="Q8_0")
     standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
-    create(served, "tiny_lora", "second")
+    create(served.url, "tiny_lora", "second")
     reload(page, 1)
     page.click(".model-name")
     page.wait_for("#panel-said", "disk on fire")
@@ -196,7 +158,7 @@ def test_a_model_in_full(page: Page, served: Served, zips: Zips, standin: Standi
 
 
 def test_what_is_wrong_with_a_model_is_in_its_panel(page: Page, served: Served, zips: Zips) -> None:
-    upload(served, zips.lora)
+    upload(served.url, zips.lora)
     reload(page, 1)
     page.click(".model-name")
     page.wait_for("#panel-said .alert", "Found an adapter without a base model")
@@ -210,7 +172,7 @@ def open_create(page: Page) -> None:
 def test_an_error_in_a_modelfile_is_marked_at_its_line_and_nothing_is_sent(
     page: Page, served: Served, zips: Zips, standin: Standin
 ) -> None:
-    upload(served, zips.base)
+    upload(served.url, zips.base)
     reload(page, 1)
     open_create(page)
     page.find("#modelfile").send_keys("\nSYSTEM Hi\nPARAMETER temprature 1")
@@ -228,7 +190,7 @@ def test_an_error_in_a_modelfile_is_marked_at_its_line_and_nothing_is_sent(
 def test_what_was_typed_is_kept_until_it_is_taken_back(
     page: Page, served: Served, zips: Zips, standin: Standin
 ) -> None:
-    upload(served, zips.base)
+    upload(served.url, zips.base)
     reload(page, 1)
     open_create(page)
     page.find("#modelfile").send_keys("\nSYSTEM You are terse.")
@@ -238,7 +200,7 @@ def test_what_was_typed_is_kept_until_it_is_taken_back(
     standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
     page.click("#create-dialog [value=yes]")
     page.wait_for("#said", "disk on fire")
-    page.driver.refresh()
+    page.load()
     open_create(page)
     page.wait_for("#draft-said", "which were kept")
     page.wait_for("#modelfile-said", "disk on fire")
@@ -252,7 +214,7 @@ def test_what_was_typed_is_kept_until_it_is_taken_back(
 def test_a_template_that_ollama_refuses_is_marked_and_one_that_it_takes_is_no_draft(
     page: Page, served: Served, zips: Zips
 ) -> None:
-    upload(served, zips.base)
+    upload(served.url, zips.base)
     reload(page, 1)
     open_create(page)
     page.find("#modelfile").send_keys('\nTEMPLATE """a\n{{ nothing }}"""')
@@ -275,10 +237,10 @@ def test_one_of_several_servers_is_chosen_for_a_create(
     with (
         Standin(tmp_path / "a") as a,
         Standin(tmp_path / "b") as b,
-        serve(models_dir, f"{a.url},{b.url}") as served,
+        serve_inside(models_dir, f"{a.url},{b.url}") as url,
     ):
-        upload(served, zips.base)
-        page = Page(chromium, served.url)
+        upload(url, zips.base)
+        page = Page(chromium, url)
         open_create(page)
         page.click(f"#new-server option[value='{b.url}']")
         page.click("#create-dialog [value=yes]")
@@ -289,33 +251,30 @@ def test_one_of_several_servers_is_chosen_for_a_create(
 
 
 DIFFS = """
-const done = arguments[2];
+const done = arguments[1];
+const differences = ({ diff }) => arguments[0].map(
+  ([before, after]) => diff(before, after).map(parts => parts.join("")));
 import(new URL("diff.js", document.querySelector("script[type=module]").src))
-  .then(({ diff }) => done(diff(arguments[0], arguments[1]).map(parts => parts.join(""))));
+  .then(module => done(differences(module)));
 """
+CHANGES: list[tuple[str, str, list[str]]] = [
+    ("a", "a", []),
+    ("a\nb\nc", "a\nc", [" a", "-b", " c"]),
+    ("", "a", ["-", "+a"]),
+    ("a\nb\nc\nd\ne\nf", "a\nb\nc\nd\ne\nX", ["…", " d", " e", "-f", "+X"]),
+    ("a\nb\nc", "a\nx\nb\ny\nc", [" a", "+x", " b", "+y", " c"]),
+    (
+        *("1\n2\n3\n4\n5\n6\n7", "X\n2\n3\n4\n5\n6\nY"),
+        ["-1", "+X", " 2", " 3", "…", " 5", " 6", "-7", "+Y"],
+    ),
+    ("x\n" * 9000, "y\n" * 9000, ["-x"] * 9000 + ["+y"] * 9000 + [" "]),
+]
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "lines"),
-    [
-        ("a", "a", []),
-        ("a\nb\nc", "a\nc", [" a", "-b", " c"]),
-        ("", "a", ["-", "+a"]),
-        ("a\nb\nc\nd\ne\nf", "a\nb\nc\nd\ne\nX", ["…", " d", " e", "-f", "+X"]),
-        ("a\nb\nc", "a\nx\nb\ny\nc", [" a", "+x", " b", "+y", " c"]),
-        ("1\n2\n3\n4\n5\n6\n7", "X\n2\n3\n4\n5\n6\nY", "-1 +X _2 _3 … _5 _6 -7 +Y"),
-        ("x\n" * 9000, "y\n" * 9000, None),
-    ],
-)
-def test_the_changes_of_a_text(
-    page: Page, before: str, after: str, lines: list[str] | str | None
-) -> None:
-    found = page.driver.execute_async_script(DIFFS, before, after)  # type: ignore[no-untyped-call]
-    if lines is None:
-        assert len(found) == 18_000 + 1
-    else:
-        wanted = lines.replace("_", "\n").split(" ") if isinstance(lines, str) else lines
-        assert found == [line.replace("\n", " ") for line in wanted]
+def test_the_changes_of_a_text(page: Page) -> None:
+    texts = [(before, after) for before, after, _ in CHANGES]
+    found = page.driver.execute_async_script(DIFFS, texts)  # type: ignore[no-untyped-call]
+    assert found == [lines for *_, lines in CHANGES]
 
 
 def last_chat(standin: Standin) -> Any:
@@ -329,8 +288,8 @@ def say(page: Page, text: str) -> None:
 @pytest.fixture
 def trial(page: Page, served: Served, models_dir: Path, zips: Zips) -> Page:
     """A chat with the last of many models, begun from its row."""
-    upload(served, zips.base)
-    create(served, "tiny_base", "tiny")
+    upload(served.url, zips.base)
+    create(served.url, "tiny_base", "tiny")
     for number in range(40):
         store(models_dir, f"other {number}", created_at="2030-01-01T00:00:00Z")
     reload(page, 41)
@@ -394,20 +353,22 @@ def test_an_error_is_no_answer(trial: Page, standin: Standin) -> None:
     trial.wait_for("#chat", "The stand-in has read 5 characters.")
 
 
-@pytest.mark.parametrize("width", [360, 640, 1280])
-def test_no_name_breaks_the_page(page: Page, models_dir: Path, width: int) -> None:
+def test_no_name_breaks_the_page(page: Page, models_dir: Path) -> None:
     """640 is a window of 1280 at 200 % zoom."""
     last = {"model_name_on_ollama": "y" * 80 + ":" + "z" * 80}
     store(models_dir, LONG, 10**12, created_at="2025-12-31T10:00:00Z", last_create=last)
     store(models_dir, RIGHT_TO_LEFT, parameter_count=8_030_261_248)
     reload(page, 2)
-    page.resize(width)
     try:
-        assert page.run_script(f"return {OVERFLOW}") == 0
+        for width in (360, 640, 1280):
+            page.resize(width)
+            assert page.run_script(f"return {OVERFLOW}") == 0
         page.click(".model-name")
         page.wait_until("document.querySelector('#panel-failed:not([hidden]), #panel-said dl')")
-        assert page.run_script(f"return {OVERFLOW}") == 0
         panel = "document.querySelector('#model-panel .offcanvas-body')"
-        assert page.run_script(f"return {panel}.scrollWidth - {panel}.clientWidth") == 0
+        for width in (360, 640, 1280):
+            page.resize(width)
+            assert page.run_script(f"return {OVERFLOW}") == 0
+            assert page.run_script(f"return {panel}.scrollWidth - {panel}.clientWidth") == 0
     finally:
         page.emulate("clearDeviceMetricsOverride")

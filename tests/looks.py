@@ -1,0 +1,69 @@
+"""The page under axe-core, in every look: light and dark, a phone's width and a desk's."""
+
+from typing import Any
+
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from tests.browser import Page
+from tests.serving import ROOT
+
+AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
+SCHEMES, WIDTHS = ("light", "dark"), (360, 1280)
+# What axe-core finds in a look, and what is wider than the place it is in.
+LOOK = """
+const [scheme, places, done] = arguments;
+document.documentElement.dataset.bsTheme = scheme;
+const options = { resultTypes: ["violations"] };
+const context = places.length ? { include: places } : document;
+const said = ({ id, nodes }) => [id, ...nodes.map(node => node.html.slice(0, 160))].join(" | ");
+const wide = [...document.querySelectorAll("html, dialog[open], .offcanvas-body")]
+  .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth);
+axe.run(context, options).then(({ violations }) => done(
+  [...violations.map(said), ...wide.map(({ id, className }) => `too wide: ${id} ${className}`)]));
+"""
+# What axe-core says of the page as a whole, where it looks at a part of it otherwise: its colours
+# aside, which are those of parts.
+WHOLE = """
+const done = arguments[0], rules = { "color-contrast": { enabled: false } };
+axe.run(document, { resultTypes: ["violations"], rules })
+  .then(({ violations }) => done(violations.map(({ id, nodes }) => `${id} | ${nodes[0].html}`)));
+"""
+# A page as it is where no scripts run, in place of the one that is there.
+SHOW = """
+const [html, done] = arguments;
+document.documentElement.className = "";
+document.documentElement.innerHTML = html.replaceAll("noscript", "div");
+const loaded = style => style.sheet || new Promise(resolve => style.onload = resolve);
+Promise.all([...document.querySelectorAll("link[rel=stylesheet]")].map(loaded)).then(() => done());
+"""
+
+
+class Checked:
+    """The page in one language, held to axe-core's rules in every look."""
+
+    def __init__(self, page: Page, language: str) -> None:
+        self.page = page
+        self.language = language
+        page.set_cookie("language", language)
+        page.wait_until("document.querySelector('#servers li .good')")
+        page.run_script(AXE.read_text())
+
+    def check(self, state: str, *places: str) -> None:
+        """Hold `places` to all rules in every look, and the whole page to those that aren't about
+        colours; the whole page to all of them where none is named."""
+        for width in WIDTHS:
+            self.page.resize(width)
+            for scheme in SCHEMES:
+                found = self._run(LOOK, scheme, places)
+                self.page.take_screenshot(f"axe-{state}-{self.language}-{scheme}-{width}")
+                assert not found, f"{state}, {scheme}, {width}"
+        if places:
+            assert not self._run(WHOLE), state
+
+    def show(self, html: str) -> None:
+        """Show a page as it is without scripts."""
+        self._run(SHOW, html)
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        driver: WebDriver = self.page.driver
+        return driver.execute_async_script(script, *arguments)  # type: ignore[no-untyped-call]
