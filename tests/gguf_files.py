@@ -64,7 +64,7 @@ def write_base(
         else:
             values = random.normal(0, 0.05, shape).astype(np.float32)
             writer.add_tensor(tensor, gguf.quants.quantize(values, dtype), raw_dtype=dtype)
-    _finish(writer)
+    finish(writer)
     return path
 
 
@@ -97,7 +97,16 @@ def write_lora(
             b = (scale * random.normal(0, 0.1, (rows, rank))).astype(np.float32)
             writer.add_tensor(f"{tensor}.lora_a", a)
             writer.add_tensor(f"{tensor}.lora_b", b)
-    _finish(writer)
+    finish(writer)
+    return path
+
+
+def write_mmproj(path: Path) -> Path:
+    """Write a projector of one tensor."""
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_tensor("v.weight", np.ones((2, 32), np.float32))
+    finish(writer)
     return path
 
 
@@ -166,7 +175,8 @@ def _add_scalar(writer: gguf.GGUFWriter, key: str, value: str | int | float | bo
             writer.add_string(key, value)
 
 
-def _finish(writer: gguf.GGUFWriter) -> None:
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write the file of a writer that has been told all."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

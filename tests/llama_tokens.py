@@ -15,6 +15,7 @@ import requests
 from gguf import GGUFValueType, GGUFWriter
 
 from app.weights.model import Value
+from tests.gguf_files import finish
 
 WIDTH = 32
 
@@ -45,10 +46,7 @@ def vocabulary_model(path: Path, metadata: Mapping[str, Value], name: str = "") 
         writer.add_tensor(f"blk.0.{part}.weight", square)
     for part in "attn_norm", "ffn_norm":
         writer.add_tensor(f"blk.0.{part}.weight", square[0])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -15,7 +15,14 @@ from app import create_app
 from app.planning.safetensors_parts import CONVERTIBLE
 from tests.callers import Answer, FlaskCaller
 from tests.conftest import litter
-from tests.gguf_files import GPT2_TOKENS, write_base, write_lora, write_zip
+from tests.gguf_files import (
+    GPT2_TOKENS,
+    finish,
+    write_base,
+    write_lora,
+    write_mmproj,
+    write_zip,
+)
 from tests.llama_cpp import generate
 from tests.standin import Standin
 from tests.test_zips import PEFT, QUERY, safetensors_bytes
@@ -52,10 +59,7 @@ def changed(
     for tensor in reader.tensors:
         if tensors(tensor.name):
             writer.add_tensor(tensor.name, np.array(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target
 
 
@@ -87,22 +91,7 @@ def imatrix(folder: Path) -> Path:
     writer.add_uint32("imatrix.chunk_count", 10)
     writer.add_tensor("blk.0.attn_q.weight.in_sum2", np.ones((1, 32), np.float32))
     writer.add_tensor("blk.0.attn_q.weight.counts", np.ones((1, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def mmproj(folder: Path, name: str) -> Path:
-    path = folder / name
-    writer = gguf.GGUFWriter(path, "clip")
-    writer.add_type("mmproj")
-    writer.add_tensor("v.weight", np.ones((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -219,14 +208,14 @@ REFUSED = {
     "several mmproj": Refused(
         lambda f: {
             "m.gguf": llama(f),
-            "a-mmproj.gguf": mmproj(f, "a.gguf"),
-            "b-mmproj.gguf": mmproj(f, "b.gguf"),
+            "a-mmproj.gguf": write_mmproj(f / "a.gguf"),
+            "b-mmproj.gguf": write_mmproj(f / "b.gguf"),
         },
         "Found 2 mmproj files: a-mmproj.gguf, b-mmproj.gguf.",
         "Name one in the field 'projector'",
     ),
     "a projector that isn't there": Refused(
-        lambda f: {"m.gguf": llama(f), "a-mmproj.gguf": mmproj(f, "a.gguf")},
+        lambda f: {"m.gguf": llama(f), "a-mmproj.gguf": write_mmproj(f / "a.gguf")},
         "The field 'projector' names b.gguf; of mmproj files there are: a-mmproj.gguf.",
         fields={"projector": "b.gguf"},
     ),
@@ -295,7 +284,7 @@ WORKS = {
     "FROM . of a vision model": Works(
         lambda f: {
             "m.gguf": llama(f),
-            "mmproj.gguf": mmproj(f, "p.gguf"),
+            "mmproj.gguf": write_mmproj(f / "p.gguf"),
             "Modelfile": b"FROM .\n",
         },
         ("m.gguf", "mmproj.gguf"),
@@ -338,8 +327,8 @@ WORKS = {
     "a projector by its name": Works(
         lambda f: {
             "m.gguf": llama(f),
-            "a.gguf": mmproj(f, "x.gguf"),
-            "b.gguf": mmproj(f, "y.gguf"),
+            "a.gguf": write_mmproj(f / "x.gguf"),
+            "b.gguf": write_mmproj(f / "y.gguf"),
         },
         ("b.gguf", "m.gguf"),
         fields={"projector": "b.gguf"},
@@ -397,8 +386,8 @@ def test_becomes_a_model(tmp_path: Path, name: str) -> None:
 def test_several_projectors_can_be_uploaded_for_a_create_to_choose_from(tmp_path: Path) -> None:
     members = {
         "m.gguf": llama(tmp_path),
-        "a.gguf": mmproj(tmp_path, "x.gguf"),
-        "b.gguf": mmproj(tmp_path, "y.gguf"),
+        "a.gguf": write_mmproj(tmp_path / "x.gguf"),
+        "b.gguf": write_mmproj(tmp_path / "y.gguf"),
     }
     zipped = write_zip(tmp_path / "m.zip", members)
     with Standin(tmp_path / "ollama", version="0.34.1") as standin:
@@ -509,10 +498,7 @@ def test_what_was_passed_over_is_said(tmp_path: Path) -> None:
     for tensor in gguf.GGUFReader(lora).tensors:
         writer.add_tensor(tensor.name, np.array(tensor.data))
     writer.add_tensor("blk.0.attn_norm.weight", np.ones(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     members = {"m.gguf": llama(tmp_path), "lora.gguf": tmp_path / "lora.gguf"}
     answer, body, report = deploy(tmp_path, members)
     assert answer.last["status"] == 200

@@ -17,7 +17,7 @@ import requests
 
 from tests.callers import RequestsCaller
 from tests.conftest import Zips, litter
-from tests.gguf_files import write_zip
+from tests.gguf_files import finish, write_zip
 from tests.serving import Served
 from tests.standin import Standin
 from tests.test_arrival import BROKEN, LFS, entry
@@ -78,10 +78,7 @@ def no_tokenizer(files: Files) -> bytes:
     path = files.folder / "no-tokenizer.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("token_embd.weight", np.ones((8, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path.read_bytes()
 
 

@@ -17,7 +17,7 @@ from app.formats import gguf
 from app.formats import tensor_types as gguf_types
 from app.formats.gguf import GGUFError, Header, open_header, read_header
 from app.formats.lora_gguf import check_adapter_fits
-from tests.gguf_files import write_base, write_lora
+from tests.gguf_files import finish, write_base, write_lora
 
 PEAK_BYTES = 64 * 2**20
 
@@ -314,10 +314,7 @@ def test_a_large_vocabulary_is_passed_over(tmp_path: Path) -> None:
     writer.add_token_list([f"token {number}" for number in range(100_000)] + ["<|eot_id|>"])
     writer.add_array("tokenizer.ggml.scores", [0.0] * 100_001)
     writer.add_tensor("x", np.ones((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     tracemalloc.start()
     try:
         header = open_header(tmp_path / "large.gguf")

@@ -18,7 +18,7 @@ from app.weights.quantize import choose_types, quantize
 from app.weights.read_gguf import read_gguf
 from app.weights.rows import ArrayRows
 from app.weights.write import write_gguf
-from tests.gguf_files import write_base
+from tests.gguf_files import finish, write_base
 from tests.llama_cpp import generate
 from tests.oracles.quantized import CASES, source, summary
 
@@ -150,10 +150,7 @@ def write_gguf_imatrix(path: Path, sums: Floats, counts: list[int], name: str) -
     writer.add_uint32("imatrix.chunk_count", 7)
     writer.add_tensor(f"{name}.in_sum2", sums)
     writer.add_tensor(f"{name}.counts", np.array(counts, np.float32).reshape(-1, 1))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -16,7 +16,7 @@ from flask import Flask
 from app import create_app
 from tests.callers import Caller, FlaskCaller
 from tests.conftest import REAL_OLLAMA, check_adapter_arrived, litter
-from tests.gguf_files import write_base, write_lora, write_zip
+from tests.gguf_files import finish, write_base, write_lora, write_mmproj, write_zip
 from tests.standin import Standin
 
 Members = Mapping[str, Path | bytes]
@@ -74,7 +74,7 @@ class Files:
         self.deep_lora = write_lora(folder / "deep-lora.gguf", blocks=2)
         self.no_alpha = write_lora(folder / "no-alpha.gguf", alpha=None)
         self.named_lora = write_lora(folder / "named-lora.gguf", base_name="base-on-ollama")
-        self.mmproj = self._mmproj()
+        self.mmproj = write_mmproj(folder / "mmproj.gguf")
 
     def shard(self, number: int, count: int, tensors: int | None = None) -> Path:
         """A shard of the base, which has some of its tensors; the first has the metadata. It says
@@ -93,21 +93,7 @@ class Files:
             writer.add_int32("split.tensors.count", tensors or len(whole.tensors))
             for tensor in whole.tensors[number - 1 :: count]:
                 writer.add_tensor(tensor.name, np.array(tensor.data))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-        return path
-
-    def _mmproj(self) -> Path:
-        path = self.folder / "mmproj.gguf"
-        writer = gguf.GGUFWriter(path, "clip")
-        writer.add_type("mmproj")
-        writer.add_tensor("v.weight", np.ones((2, 32), np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+            finish(writer)
         return path
 
 
