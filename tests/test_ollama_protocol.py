@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from app.views.protocol.progress import Progress
 from tests.conftest import litter, show
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.standin import Standin
+from tests.test_faults import wait_until
 
 TEMPLATE = "{{ .System }}\n{{ .Prompt }}"
 
@@ -84,8 +86,8 @@ def sender(models_dir: Path, ollama: str) -> Iterator[Sender]:
 def created(standin: Standin, model: str) -> dict[str, Any]:
     """The request by which the service has created the model."""
     bodies = [sent.json for sent in standin.requests if sent.path == "/api/create"]
-    found: dict[str, Any] = next(body for body in reversed(bodies) if body.get("model") == model)
-    return found
+    found = [body for body in bodies if body.get("model") == model]
+    return found[-1] if found else {}
 
 
 def test_a_file_is_here_once_it_came_and_once_it_is_stored(
@@ -301,6 +303,20 @@ def test_several_servers_each_get_what_they_take(
         assert "disk" in last["error"]
         assert sender.names() == ["mine", "partly"]
     assert not litter(models_dir)
+
+
+def test_servers_that_make_it_themselves_do_not_wait_for_each_other(
+    models_dir: Path, standin: Standin, tmp_path: Path, base: Path
+) -> None:
+    with Standin(tmp_path / "other") as other:
+        sender = Sender(models_dir, f"{standin.url},{other.url}")
+        assert sender.create("base", files={"b.gguf": sender.send(base)}) == SUCCESS
+        with ThreadPoolExecutor() as pool, standin.hold("/api/create") as gate:
+            last = pool.submit(sender.create, "mine", **{"from": "base", "system": "Be terse."})
+            wait_until(lambda: bool(created(other, "mine")))
+            gate.open()
+            assert last.result() == SUCCESS
+        assert show(standin.url, "mine")["system"] == "Be terse."
 
 
 def test_creates_are_tasks(sender: Sender, base: Path) -> None:

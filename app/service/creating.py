@@ -6,6 +6,7 @@ What is said on the way is Ollama's own: each such line is a step's detail `olla
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app.metrics import phase
@@ -22,6 +23,7 @@ from app.progress import Report
 from app.service.install import Targets
 from app.service.lines import Line, Steps, Task, follow
 from app.service.planner import entries
+from app.service.servers import side_by_side
 from app.service.work import CREATE, Service, Wanted
 from app.storage.failures import NoSuchModel
 from app.storage.model import Model
@@ -107,20 +109,23 @@ class Creation:
         body = {**self.request.body, "stream": True}
 
         def create(report: Report) -> None:
-            failures = []
-            for server in servers:
+            failures: dict[str, OllamaError] = {}
 
-                def say(status: dict[str, Any], url: str = server.url) -> None:
-                    details = {"ollama": status, "server": url}
+            def on_one(server: Ollama) -> None:
+                def say(status: dict[str, Any]) -> None:
+                    details = {"ollama": status, "server": server.url}
                     report(f"Ollama: {status.get('status', '')}", details)
 
                 with self.service.storage.hold_name_on_ollama(server.url, new_name, uuid):
                     try:
                         server.create(body, say)
                     except OllamaError as error:
-                        failures.append(error)
-            if failures:
-                raise failures[0]
+                        failures[server.url] = error
+
+            side_by_side(partial(on_one, server) for server in servers)
+            for server in servers:
+                if server.url in failures:
+                    raise failures[server.url]
 
         details = {"model": self.request.from_}
         yield Line(*CREATE.begin, details)
