@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from werkzeug.exceptions import NotFound
 from werkzeug.serving import make_server
 
 from app import create_app
@@ -88,15 +89,26 @@ def serve(
 
 
 @contextmanager
-def serve_inside(models_dir: Path, ollama: str, *, port: int = 0, **settings: Any) -> Iterator[str]:
+def serve_inside(
+    models_dir: Path, ollama: str, *, port: int = 0, prefix: str = "", **settings: Any
+) -> Iterator[str]:
     """The service in this process until the block ends; its address. It starts and stops at once,
-    for tests of what talks to it; what gunicorn does for it isn't there."""
+    for tests of what talks to it; what gunicorn does for it isn't there. Where there is a `prefix`,
+    it is reached below it alone, as through a proxy that takes it off and says so."""
     app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": ollama, **settings})
-    server = make_server("127.0.0.1", port, app, threaded=True)
+
+    def proxy(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith(f"{prefix}/"):
+            return NotFound()(environ, start_response)
+        environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(prefix)
+        environ["HTTP_X_FORWARDED_PREFIX"] = prefix
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", port, proxy if prefix else app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.port}"
+        yield f"http://127.0.0.1:{server.port}{prefix}"
     finally:
         server.shutdown()
         server.server_close()

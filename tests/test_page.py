@@ -29,6 +29,11 @@ COUNT_LISTS = """
 return performance.getEntriesByType("resource").filter(
   ({ name }) => new URL(name).pathname === "/state/").length;
 """
+ASKED = """
+const links = [...document.querySelectorAll("[href], [src], [action]")];
+return [...performance.getEntriesByType("resource").map(({ name }) => name), ...links.map(
+  link => new URL(link.getAttribute("href") ?? link.src ?? link.action, location).href)];
+"""
 SERVERS_BARS = """
 return [...document.querySelectorAll(".of-server[data-phase=push]")].map(
   row => [row.querySelector("label").title, row.querySelector("progress").value]);
@@ -160,6 +165,34 @@ def test_an_api_key_is_asked_for_once(
         )
         assert f"{name}.zip" in said.stdout.decode().split("\n")
         page.run_script("sessionStorage.clear()")
+
+
+def test_below_a_prefix_all_that_is_asked_for_is_below_it(
+    chromium: WebDriver, models_dir: Path, standin: Standin, zips: Zips
+) -> None:
+    with serve_inside(models_dir, standin.url, prefix="/models-service", TRUSTED_PROXIES=1) as url:
+        page = Page(chromium, f"{url}/")
+        page.deploy(zips.base)
+        page.wait_for("#said", "tiny_base is on Ollama")
+        page.find("#prompt").send_keys("Hello" + Keys.ENTER)
+        page.wait_for("#chat", "The stand-in has read")
+        page.click("#tasks summary")
+        page.wait_for("#tasks pre", "Success create model")
+        page.click(".model-name")
+        page.wait_for("#panel-said", "FROM")
+        page.run_script("document.querySelector('.creates button').click()")
+        page.wait_until("document.getElementById('modelfile').value.includes('FROM')")
+        page.click("#create-dialog button[value='']")
+        page.choose("Delete", "tiny_base")
+        page.fill("#typed-name", "tiny_base" + Keys.ENTER)
+        page.wait_for("#no-models", "No models yet")
+        asked = page.run_script(ASKED)
+        assert isinstance(asked, list)
+        assert not [address for address in asked if not address.startswith(url)]
+        page.click("[data-bs-toggle=dropdown]")
+        page.click("[data-choose-language='zh-TW']")
+        page.wait_for("#deploy-title", "將模型部署到")
+        chromium.delete_all_cookies()
 
 
 def test_one_of_several_servers_is_chosen(

@@ -7,7 +7,7 @@ import { byId } from "./dom.js";
 import { changes, edit, mark, reset } from "./editor.js";
 import { pathOf } from "./model.js";
 import { serverUrls, whereOnOllama } from "./places.js";
-import { ask, askJson } from "./service.js";
+import { ask, askJson, base } from "./service.js";
 import { _, inName } from "./text.js";
 
 const CHECK_MS = 500;
@@ -18,7 +18,7 @@ let earlier = {};
 let asked = 0;
 let waiting = 0;
 
-const draftOf = model => `modelfile of ${model}`;
+const draftOf = model => `${base}modelfile of ${model}`;
 const from = () => byId("base-choice").hidden ? "" : byId("new-from").value;
 
 function say({ error, hint, line } = {}) {

@@ -4,7 +4,7 @@
 import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
 import { shortAddress } from "./ollama.js";
-import { askForKey, forgetKey, hasKey } from "./service.js";
+import { askForKey, base, forgetKey, hasKey } from "./service.js";
 import { _, inUnits } from "./text.js";
 
 const hasChanged = memory();
@@ -72,7 +72,7 @@ for (const choice of document.querySelectorAll("[data-choose-theme]")) {
 }
 for (const choice of document.querySelectorAll("[data-choose-language]")) {
   choice.addEventListener("click", () => {
-    document.cookie = `language=${choice.dataset.chooseLanguage}; path=/; max-age=31536000; SameSite=Strict`;
+    document.cookie = `language=${choice.dataset.chooseLanguage}; path=${base || "/"}; max-age=31536000; SameSite=Strict`;
     location.reload();
   });
 }

@@ -8,7 +8,7 @@ import { byId, confirmed, icon, made, memory } from "./dom.js";
 import { on } from "./feed.js";
 import { closePanel, openPanel, pathOf, tags } from "./model.js";
 import { whereOnOllama } from "./places.js";
-import { hasKey } from "./service.js";
+import { addressOf, hasKey } from "./service.js";
 import { _, inUnits, language, ngettext } from "./text.js";
 
 const PAGE_ROWS = 50;
@@ -45,8 +45,9 @@ function checkTyped() {
 
 // A browser's own download can't carry the key.
 function download({ model }) {
-  if (!hasKey()) return location.assign(`${pathOf(model)}/download`);
-  const url = `${location.origin}${pathOf(model)}/download`;
+  const address = addressOf(`${pathOf(model)}/download`);
+  if (!hasKey()) return location.assign(address);
+  const url = location.origin + address;
   byId("download-line").textContent = `curl -H "X-API-Key: $API_KEY" -o ${quoted(`${model}.zip`)} ${quoted(url)}`;
   byId("download-dialog").showModal();
 }

@@ -1,13 +1,13 @@
 // An upload that can be gone on with: tus 1.0.0 (https://tus.io/protocols/resumable-upload). Which
 // upload a file has become stays in this browser, so that choosing the file again goes on with it.
 
-import { ownHeaders, open } from "./service.js";
+import { ask, base, open } from "./service.js";
 import { _ } from "./text.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const WAITS_MS = [500, 1000, 2000, 5000, 10_000];
 const YOUNG_MS = 60_000;
-const PREFIX = "upload ";
+const PREFIX = `${base}upload `;
 const LOST = _("The connection is lost. It goes on as soon as it is back.");
 const PASSING = [408, 409, 423, 429, 502, 503, 504], OF_NO_USE = [400, 404, 413, 415, 422];
 const LOCKED = 423, LOCKED_MS = 300, ATTEMPTS = 20;
@@ -31,7 +31,7 @@ async function refusalOf(status, body) {
 }
 
 async function request(method, path, headers = {}, signal = undefined) {
-  const answer = await fetch(path, { method, signal, headers: { ...VERSION, ...ownHeaders(), ...headers } });
+  const answer = await ask(path, { method, signal, headers: { ...VERSION, ...headers } });
   if (!answer.ok) throw await refusalOf(answer.status, await answer.text());
   return answer;
 }
@@ -89,7 +89,7 @@ async function begin({ key, name, size, as }) {
   const answer = await request("POST", "/uploads/", {
     "Upload-Length": size, "Upload-Metadata": `filename ${base64(name)}`,
   });
-  const path = new URL(answer.headers.get("Location"), location.href).pathname;
+  const path = `/uploads/${answer.headers.get("Location").split("/").at(-1)}`;
   remember(key, { path, name, size, as, at: Date.now() });
   return { path, offset: 0 };
 }
