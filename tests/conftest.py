@@ -1,3 +1,4 @@
+import fcntl
 import os
 import random
 import shutil
@@ -220,6 +221,14 @@ def litter(models_dir: Path) -> list[str]:
     state = models_dir / ".model-handler"
     found = [*state.glob("staging/*"), *state.glob("locks/*")]
     return [str(path.relative_to(state)) for path in found]
+
+
+def expire_uploads(models_dir: Path) -> None:
+    """Have the time of all partial uploads be over, once what came of them is on the disk."""
+    for path in models_dir.glob(".model-handler/uploads/*/journal"):
+        with path.open("rb") as journal:
+            fcntl.flock(journal, fcntl.LOCK_EX)
+            os.utime(path, (0, 0))
 
 
 def show(ollama: str, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import shlex
 import subprocess
@@ -19,7 +18,7 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 from tusclient.uploader import Uploader
 
-from tests.conftest import litter, require_program
+from tests.conftest import expire_uploads, litter, require_program
 from tests.documents import URL, examples
 from tests.gguf_files import write_base, write_zip
 from tests.javascript import run_node
@@ -159,17 +158,11 @@ def test_tus_js_client_begins_again_where_the_upload_has_expired(
     url: str, source: Source, models_dir: Path
 ) -> None:
     said = tus_js(url, source.zip, chunkSize=500_000, stopAt=500_000)
-    expire(models_dir)
+    expire_uploads(models_dir)
     again = tus_js(url, source.zip, uploadUrl=said["url"])
     assert again.get("done"), again
     assert again["url"] != said["url"]
     check_published(url, again["url"], source, models_dir)
-
-
-def expire(models_dir: Path) -> None:
-    """Have the time of all uploads be over."""
-    for journal in models_dir.glob(".model-handler/uploads/*/journal"):
-        os.utime(journal, (0, 0))
 
 
 @dataclass
@@ -222,7 +215,7 @@ def test_tuspy_learns_that_an_upload_has_expired_and_nothing_is_left(
 ) -> None:
     uploader = tuspy(url)
     uploader.upload_chunk()
-    expire(models_dir)
+    expire_uploads(models_dir)
     with pytest.raises(TusCommunicationError) as failure:
         tuspy(url, url=uploader.url)
     assert failure.value.status_code == 404

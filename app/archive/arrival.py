@@ -8,17 +8,19 @@ and checks what was unpacked against it; until then, nothing that was unpacked h
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
 from app.archive.intake import Arrived, Buffer, CutOff, Intake, OnFile, Waiting
-from app.archive.journal import Journal, State, read_journal
+from app.archive.journal import Journal, State
 from app.archive.limits import ArchiveError, Limits
 from app.archive.reader import Archive, Entry, ZipArchive
+from app.archive.syncing import Syncing
 from app.archive.tar import is_tar, read_compressed, read_tar
-from app.archive.writing import BLOCK, Writer, release, sync
+from app.archive.writing import BLOCK, Writer, release
 from app.archive.zip_entries import read_zip
 from app.archive.zip_records import Followed
 from app.formats import magic
@@ -38,7 +40,9 @@ class Arrival:
     raises.
 
     With `resumable`, the upload survives its process: Arrival.resume goes on where the last
-    checkpoint was. Those happen every CHECKPOINT_BYTES and at `checkpoint`.
+    checkpoint was. Those happen every CHECKPOINT_BYTES and at `checkpoint`. What a checkpoint says
+    is on the disk a little later, and the upload survives a power cut as far as that; once it was
+    finished, whole.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Arrival:
         self._start(folder, limits, require, filename, on_file)
         self._raw_file = cast(BinaryIO, self._path.open("xb", buffering=0))
         self._raw = Buffer(self._raw_file)
-        self._journal = Journal(folder, begin=True) if resumable else None
+        self._syncing = Syncing(Journal(folder, begin=True)) if resumable else None
 
     @classmethod
     def resume(
@@ -72,13 +76,16 @@ class Arrival:
         work on it. Raises OSError where there is none, and what `write` raises.
         """
         self = cls.__new__(cls)
-        state = read_journal(folder)
+        journal = Journal(folder, begin=False)
         self._start(folder, limits, require, filename, on_file)
         self._raw_file = cast(BinaryIO, self._path.open("r+b", buffering=0))
         self._raw = Buffer(self._raw_file)
-        self._journal = Journal(folder, begin=False)
+        self._syncing = Syncing(journal)
         try:
-            self._go_on(state)
+            self._go_on(journal.state)
+            if not journal.is_synced:  # by a process that was killed
+                state = replace(journal.state, entries=[])
+                self._syncing.add(state, [*folder.glob("entry-*"), self._path, folder])
         except BaseException:
             self.close()
             raise
@@ -97,8 +104,6 @@ class Arrival:
         self._limits = limits
         self._filename = filename
         self._writer = Writer()
-        # Waits for the disk while the other goes on.
-        self._syncer = Writer(most=1)
         self._intake = Intake(folder, limits, require, on_file or _seen, self._writer)
         self._is_zip = False
         self._reading = self._read()
@@ -135,22 +140,30 @@ class Arrival:
 
     @property
     def is_current(self) -> bool:
-        """Whether nobody else has gone on with the upload since the last checkpoint."""
-        return self._journal is not None and self._journal.is_current
+        """Whether nobody else has gone on with the upload since the last checkpoint, and all that
+        has come until then is still here."""
+        return self._syncing is not None and self._syncing.is_current
 
     def write(self, block: bytes) -> None:
         """Take the next bytes. Raises ArchiveError where they show that the upload can't be used,
         OSError where they can't be written."""
         self._raw.add(block)
         self._advance()
-        if self._journal and self._raw.at - self._saved.offset >= CHECKPOINT_BYTES:
+        if self._syncing and self._raw.at - self._saved.offset >= CHECKPOINT_BYTES:
             self._save()
 
     def checkpoint(self) -> int:
-        """Wait until all that has come is on the disk, and return how many bytes that are."""
+        """Wait until all that has come is written, so that it survives this process, and return how
+        many bytes that are."""
         self._save()
-        self._wait()
+        self._writer.wait()
         return self._saved.offset
+
+    def wait_for_disk(self) -> None:
+        """Wait until what the last checkpoint said survives a power cut, too."""
+        assert self._syncing is not None
+        self._writer.wait()
+        self._syncing.wait()
 
     def finish(self) -> None:
         """Say that these were all bytes. Raises as `write`; a cut-off upload is an ArchiveError.
@@ -162,9 +175,9 @@ class Arrival:
             self._advance()
             self._writer.wait()
             self._raw_file.truncate(self._raw.at)
-            if self._journal:
+            if self._syncing:
                 self._save(is_finished=True)
-                self._wait()
+                self.wait_for_disk()
 
     def close(self) -> None:
         """Close what is open; what isn't saved is lost."""
@@ -173,15 +186,14 @@ class Arrival:
         self._is_closed = True
         self._reading.close()
         self._writer.end()
-        self._syncer.end()
         if self._intake.output:
             self._intake.output.hashed.close()
         for entry in self._intake.entries:
             if entry.file:
                 entry.file.close()
+        if self._syncing:
+            self._syncing.end()
         self._raw_file.close()
-        if self._journal:
-            self._journal.close()
 
     def archive(self) -> Archive:
         """The finished upload's files. Raises ArchiveError."""
@@ -211,7 +223,7 @@ class Arrival:
             with suppress(CutOff):
                 yield from self._raw.need(magic.BEGINNING_BYTES)
             beginning = self._raw.peek(magic.BEGINNING_BYTES)
-        spool = self._journal is not None
+        spool = self._syncing is not None
         kind = magic.recognise(beginning)
         if kind is magic.ZIP:
             self._is_zip = True
@@ -249,10 +261,10 @@ class Arrival:
 
     def _save(self, *, is_finished: bool = False) -> None:
         """Have the state saved once all that was asked for before is done."""
-        assert self._journal is not None
+        assert self._syncing is not None
         intake, output = self._intake, self._intake.output
         new = intake.entries[self._saved_entries :]
-        written = [
+        changed = [
             entry.file.path for entry in intake.entries[self._synced_entries :] if entry.file
         ]
         self._synced_entries = len(intake.entries)
@@ -268,29 +280,18 @@ class Arrival:
             entries=entries,
         )
         if output:
-            written.append(output.hashed.path)
-        syncs = [partial(sync, path) for path in written]
+            changed.append(output.hashed.path)
         if self._raw.kept > self._synced_raw:
-            syncs.append(partial(os.fdatasync, self._raw_file.fileno()))
+            changed.append(self._path)
             self._synced_raw = self._raw.kept
         if state.files > self._saved.files:
-            syncs.append(partial(sync, self._folder))
-        self._writer.submit(self._syncer.submit, self._sync, state, syncs)
+            changed.append(self._folder)
+        room = [
+            partial(release, self._raw_file.fileno(), entry.data, entry.compressed_size)
+            for entry in (entries if self._is_zip else ())
+        ]
+        self._writer.submit(self._syncing.add, state, changed, room)
         self._saved = state
-
-    def _wait(self) -> None:
-        """Wait until all is done, and on the disk."""
-        self._writer.wait()
-        self._syncer.wait()
-
-    def _sync(self, state: State, syncs: list[Callable[[], None]]) -> None:
-        """Have on the disk what was written since the last state, and then this one."""
-        assert self._journal is not None
-        for wait in syncs:
-            wait()
-        self._journal.add(state)
-        for entry in state.entries if self._is_zip else ():
-            release(self._raw_file.fileno(), entry.data, entry.compressed_size)
 
     def _go_on(self, state: State) -> None:
         intake, raw = self._intake, self._raw
@@ -317,10 +318,13 @@ class Arrival:
 
     def _arrived(self, state: State) -> Iterator[bytes]:
         """The bytes of the upload from the state's boundary to its offset."""
-        end = state.offset if state.hole is None else state.hole
-        yield from _blocks(self._path, state.boundary, end)
+        start = state.boundary
         if state.hole is not None:
-            yield from _blocks(self._folder / f"entry-{state.files - 1}", 0, state.size or 0)
+            yield from _blocks(self._path, start, state.hole)
+            size = state.size or 0
+            yield from _blocks(self._folder / f"entry-{state.files - 1}", 0, size)
+            start = state.hole + size
+        yield from _blocks(self._path, start, state.offset)
 
     def _beginning(self) -> bytes:
         return os.pread(self._raw_file.fileno(), magic.BEGINNING_BYTES, 0)

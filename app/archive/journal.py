@@ -1,26 +1,46 @@
-"""What is kept beside an upload that is to survive its process: how far it is, on the disk."""
+"""What is kept beside an upload that is to survive its process: how far it is.
 
+A line of the journal says two things: what has been written, which survives the process, and what
+of it is on the disk, which survives a power cut, too. The second trails behind, so that nobody has
+to wait for the disk. After a reboot, which the kernel's boot id tells, the second alone counts.
+"""
+
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 from app.archive.decoder import Unpacked
 from app.archive.intake import Arrived
 
 NAME = "journal"
+_TAIL_BYTES = 2**16
+_NO_ENTRIES = b'"entries": []}\n'
+
+
+def _boot_id() -> str:
+    """Another one after each start of the kernel. Source: random(4)."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return uuid4().hex  # Then what another process has written counts once it is on the disk.
+
+
+BOOT = _boot_id()
 
 
 @dataclass
 class State:
     """How far an upload is.
 
-    The bytes before `offset` have arrived and are on the disk; those before `boundary` aren't
-    needed any more. `files` files were begun; the last one holds `size` bytes for sure where it
-    isn't whole. Where its content is stored in the archive as it is, `hole` is where that begins.
-    `is_finished` says that all has come and was right.
+    The bytes before `offset` have arrived; those before `boundary` aren't needed any more. `files`
+    files were begun; the last one holds `size` bytes for sure where it isn't whole. Where its
+    content is stored in the archive as it is, `hole` is where that begins. `is_finished` says that
+    all has come and was right. `entries` are those that came since the state before.
     """
 
     offset: int = 0
@@ -32,41 +52,147 @@ class State:
     entries: list[Arrived] = field(default_factory=list)
 
 
+Mark = dict[str, Any]
+"""A State as the journal has it, with the number of all entries until then."""
+
+
 class Journal:
-    """The file in `folder` that a State is written to, a line at a time."""
+    """The file in `folder` that each State is added to.
+
+    `state`, with all entries, is where an upload that is gone on with stands. Whoever opens it to
+    go on waits until another process has on the disk what that has written.
+    """
 
     def __init__(self, folder: Path, *, begin: bool) -> None:
-        self._folder = folder
-        self._file = (folder / NAME).open("xb" if begin else "ab", buffering=0)
+        """Raises OSError where there is no journal to go on with."""
+        self._path = folder / NAME
+        self._file: BinaryIO = self._path.open("xb" if begin else "r+b", buffering=0)
+        self.state = State()
+        self._written = self._synced = _mark(self.state, 0)
+        try:
+            if not begin:
+                self.lock(fcntl.LOCK_EX)
+                self._read(folder)
+                self.unlock()
+        except BaseException:
+            self._file.close()
+            raise
 
-    def add(self, state: State) -> None:
-        """Write a state, whose `entries` are those that came since the last one, and wait until it
-        is on the disk. Everything that it speaks of must be there before."""
-        line = {**vars(state), "entries": [_packed(entry) for entry in state.entries]}
-        self._file.write(json.dumps(line).encode() + b"\n")
+    def add(self, state: State) -> Mark:
+        """Add a state, all of which is written. It survives the process from now on; the power's
+        end, once `mark_synced` is given what this returns."""
+        first = self._written["entries"]
+        entries = [_packed(entry) for entry in state.entries]
+        self._written = _mark(state, first + len(entries))
+        self._add_line(first, entries)
+        return self._written
+
+    def sync(self) -> None:
+        """Wait until what was added is on the disk."""
         os.fdatasync(self._file.fileno())
+
+    def mark_synced(self, mark: Mark) -> None:
+        """Say that all of which that state speaks is on the disk, its line included."""
+        self._synced = mark
+        self._add_line(self._written["entries"], [])
+
+    def fall_back(self) -> None:
+        """Say that what isn't on the disk is lost."""
+        self._written = self._synced
+        self._add_line(self._written["entries"], [])
+
+    def lock(self, how: int = fcntl.LOCK_SH) -> None:
+        """Have whoever is to go on with the upload in another process wait until `unlock`."""
+        fcntl.flock(self._file, how)
+
+    def unlock(self) -> None:
+        """Let others go on with the upload."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that was written is on the disk."""
+        return self._written == self._synced
 
     @property
     def is_current(self) -> bool:
         """Whether nobody else has written to the journal since."""
-        return self._file.tell() == (self._folder / NAME).stat().st_size
+        return self._file.tell() == self._path.stat().st_size
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    def _add_line(self, first: int, entries: list[dict[str, Any]]) -> None:
+        line = {"boot": BOOT, "written": self._written, "synced": self._synced}
+        text = json.dumps({**line, "first": first, "entries": entries}).encode() + b"\n"
+        if self._file.write(text) < len(text):
+            raise OSError("The journal couldn't be written.")
 
-def read_journal(folder: Path) -> State:
-    """The last state that was written in `folder`, with the entries of all of them; what was being
-    written when the process was killed is cut off. Raises OSError where there is no journal."""
-    path = folder / NAME
-    text = path.read_bytes()
-    whole, end, _ = text.rpartition(b"\n")
-    os.truncate(path, len(whole + end))
-    states = [json.loads(line) for line in whole.splitlines()]
-    state = State(**{**states[-1], "entries": []}) if states else State()
-    state.entries = list(_unpacked(folder, (line for each in states for line in each["entries"])))
-    return state
+    def _read(self, folder: Path) -> None:
+        with self._path.open("rb") as file:
+            end, line = _last_line(file)
+            file.seek(0)
+            entries = _entries(file)
+        # What was being written when the process was killed, or the power was gone, is cut off.
+        self._file.truncate(end)
+        self._file.seek(end)
+        if line is not None:
+            self._synced, self._written = line["synced"], _counting(line)
+        del entries[self._written["entries"] :]
+        self.state = State(**{**self._written, "entries": list(_unpacked(folder, entries))})
+
+
+def read_offset(folder: Path) -> int:
+    """How many bytes have arrived of the upload in `folder`. Raises OSError where there is no
+    journal."""
+    with (folder / NAME).open("rb") as file:
+        _, line = _last_line(file)
+    return int(_counting(line)["offset"]) if line else 0
+
+
+def _last_line(file: BinaryIO) -> tuple[int, dict[str, Any] | None]:
+    """Where the last whole line ends, and what it says."""
+    size = start = file.seek(0, os.SEEK_END)
+    step = _TAIL_BYTES
+    while start > 0:
+        start = max(0, start - step)
+        file.seek(start)
+        end = size
+        for text in reversed(file.read(size - start).splitlines(keepends=True)):
+            if line := _parsed(text):
+                return end, line
+            end -= len(text)
+        step *= 4
+    return 0, None
+
+
+def _entries(file: BinaryIO) -> list[dict[str, Any]]:
+    """The entries of all lines; those that were added again count instead of the first ones."""
+    entries: list[dict[str, Any]] = []
+    for text in file:
+        if not text.endswith(_NO_ENTRIES) and (line := _parsed(text)):
+            entries[line["first"] :] = line["entries"]
+    return entries
+
+
+def _mark(state: State, entries: int) -> Mark:
+    return {**vars(state), "entries": entries}
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line; None for what isn't a whole one."""
+    with suppress(ValueError):
+        line = json.loads(text)
+        if text.endswith(b"\n") and isinstance(line, dict) and "written" in line:
+            return line
+    return None
+
+
+def _counting(line: dict[str, Any]) -> Mark:
+    """Which of a line's two states counts."""
+    mark: Mark = line["written"] if line["boot"] == BOOT else line["synced"]
+    return mark
 
 
 def _packed(entry: Arrived) -> dict[str, Any]:
@@ -75,7 +201,7 @@ def _packed(entry: Arrived) -> dict[str, Any]:
     return {**vars(entry), "file": None, "restored": of_file}
 
 
-def _unpacked(folder: Path, lines: Iterable[dict[str, Any]]) -> Iterable[Arrived]:
+def _unpacked(folder: Path, lines: Iterable[dict[str, Any]]) -> Iterator[Arrived]:
     for line in lines:
         entry = Arrived(**{**line, "restored": None})
         if of_file := line["restored"]:

@@ -23,6 +23,7 @@ from uuid import uuid4
 from app.archive.arrival import Arrival
 from app.archive.intake import OnFile
 from app.archive.journal import NAME as JOURNAL
+from app.archive.journal import read_offset
 from app.archive.limits import ArchiveError
 from app.storage.disk import locked, sync, write_whole
 from app.storage.failures import (
@@ -50,7 +51,6 @@ WANTED = "wanted"
 CHECKSUMS = {"sha1": 20, "sha256": 32}
 """The algorithms that a Checksum may name, with their digests' bytes."""
 _ID = re.compile(r"[0-9a-f]{32}")
-_TAIL_BYTES = 2**16
 
 
 class Checksum(NamedTuple):
@@ -156,14 +156,14 @@ class PartialUploads:
         ArchiveError, and what `on_file` raises, say that it is of no use: it is removed.
         """
         with self._held(upload_id) as upload:
-            if at != upload.offset:
-                raise WrongOffset(f"The upload goes on at {upload.offset}, not at {at}.")
+            _check_offset(at, upload.offset)
             folder = self._path(upload_id)
             (folder / WANTED).unlink(missing_ok=True)
             if checksum is not None:
                 blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
             try:
                 with self._arrival(upload, on_file) as arrival:
+                    _check_offset(at, arrival.offset)
                     failure = _write(arrival, self._bounded(blocks, upload))
                     if arrival.checkpoint() == upload.length:
                         arrival.finish()
@@ -291,7 +291,7 @@ class PartialUploads:
         journal = folder / JOURNAL
         expires = journal.stat().st_mtime + self.lifetime
         about = json.loads((folder / INFO).read_bytes())
-        return PartialUpload(**{**about, "expires": expires, "offset": _offset(journal)})
+        return PartialUpload(**{**about, "expires": expires, "offset": read_offset(folder)})
 
     def _ids(self) -> list[str]:
         with suppress(FileNotFoundError):
@@ -417,19 +417,9 @@ def _write_info(folder: Path, upload: PartialUpload) -> None:
     write_whole(folder / INFO, json.dumps(info).encode())
 
 
-def _offset(journal: Path) -> int:
-    """The offset in the last whole line of an Arrival's journal."""
-    with journal.open("rb") as file:
-        size = start = file.seek(0, os.SEEK_END)
-        step = _TAIL_BYTES
-        while start > 0:
-            start = max(0, start - step)
-            file.seek(start)
-            lines = file.read(size - start).split(b"\n")
-            if len(lines) > 2 or (start == 0 and len(lines) == 2):
-                return int(json.loads(lines[-2])["offset"])
-            step *= 4
-    return 0
+def _check_offset(at: int, offset: int) -> None:
+    if at != offset:
+        raise WrongOffset(f"The upload goes on at {offset}, not at {at}.")
 
 
 def _write(arrival: Arrival, blocks: Iterable[bytes]) -> Exception | None:
