@@ -72,7 +72,7 @@ def leave(path: Path) -> Path:
 def keep(storage: Storage, *inputs: Path, method: int = METHOD) -> Path:
     """A result of those inputs, kept with the model `model`."""
     result = leave(storage.folder / "result")
-    return storage.model("model").keep(result, "key.gguf", {"sha256": "0"}, inputs, method)
+    return storage.model("model").results.add(result, "key.gguf", {"sha256": "0"}, inputs, method)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_kept_result_goes_once_what_it_was_made_of_does(
     base = storage.folder / "other" / "base.gguf"
     kept = keep(storage, storage.folder / "model" / "base.gguf", base)
     assert gc(storage.folder) == "Freed 0 bytes.\n"
-    assert storage.model("model").kept(kept.name) == (kept, {"sha256": "0"})
+    assert storage.model("model").results.find(kept.name) == (kept, {"sha256": "0"})
     happens(base)
     output = gc(storage.folder)
     assert f"Kept result of model 'model': {said}" in output

@@ -247,15 +247,15 @@ def test_what_was_merged_is_only_taken_as_it_was_kept(storage: Storage, tmp_path
     publish(storage, "m", {"base.gguf": WEIGHTS})
     model = storage.model("m")
     (tmp_path / "merged").write_bytes(b"merged")
-    path = model.keep(tmp_path / "merged", "a.gguf", {"tensors": 1})
-    assert model.kept("a.gguf") == (path, {"tensors": 1})
+    path = model.results.add(tmp_path / "merged", "a.gguf", {"tensors": 1})
+    assert model.results.find("a.gguf") == (path, {"tensors": 1})
     assert model.facts()["kept_size"] > 0
     path.write_bytes(b"forged!")
-    assert model.kept("a.gguf") is None
+    assert model.results.find("a.gguf") is None
     path.unlink()
     path.symlink_to(model.folder / "base.gguf")
-    assert model.kept("a.gguf") is None
-    model.forget_kept()
+    assert model.results.find("a.gguf") is None
+    model.results.clear()
     assert content(storage, "m") == {"base.gguf": WEIGHTS}
 
 
@@ -277,12 +277,12 @@ def test_what_was_merged_comes_over_from_another_filesystem(
     if full:
         monkeypatch.setattr("app.storage.disk.shutil.copyfileobj", refuse(errno.ENOSPC))
         with pytest.raises(OSError, match="No space"):
-            model.keep(merged, "a.gguf", {"tensors": 1})
+            model.results.add(merged, "a.gguf", {"tensors": 1})
         assert [each for each in model.folder.rglob("*") if ".new-" in each.name] == []
         assert merged.read_bytes() == WEIGHTS
     else:
-        path = model.keep(merged, "a.gguf", {"tensors": 1})
-        assert model.kept("a.gguf") == (path, {"tensors": 1})
+        path = model.results.add(merged, "a.gguf", {"tensors": 1})
+        assert model.results.find("a.gguf") == (path, {"tensors": 1})
         assert path.read_bytes() == WEIGHTS
         assert not merged.exists()
 
@@ -367,7 +367,7 @@ def test_two_forms_of_one_name_are_one(storage: Storage) -> None:
 def test_a_filesystem_that_ignores_case(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(storage, "Model", {"a": b"a"})
     (storage.folder / "model").symlink_to("Model")  # how such a filesystem would find it
-    monkeypatch.setattr("app.storage.directory._is_model", lambda entry: not entry.is_symlink())
+    monkeypatch.setattr("app.storage.directory._is_folder", lambda entry: not entry.is_symlink())
     assert storage.model("model").name == "Model"
     with storage.hold("MODEL", "first"), pytest.raises(Busy):
         storage.hold("model", "second").__enter__()
@@ -431,7 +431,7 @@ def test_a_kept_result_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "rename", lambda *paths: (steps.append("name"), rename(*paths)))
-    storage.model("m").keep(merged, "a.gguf", {"tensors": 1})
+    storage.model("m").results.add(merged, "a.gguf", {"tensors": 1})
     assert steps[:2] == ["sync", "name"]
 
 
@@ -507,13 +507,12 @@ def test_reading_while_models_come_and_go(storage: Storage) -> None:
     assert not list((storage.state_folder / "removed").iterdir())
 
 
-def test_what_a_killed_task_left_counts_until_it_is_swept(storage: Storage) -> None:
+def test_what_a_killed_task_left_is_swept(storage: Storage) -> None:
     dead = storage.state_folder / "staging" / "dead"
     dead.mkdir()
     (dead / "merged.gguf").write_bytes(WEIGHTS)
-    assert storage.unfinished_bytes() >= len(WEIGHTS)
     storage.sweep()
-    assert storage.unfinished_bytes() == 0
+    assert disk.disk_bytes(storage.state_folder) == 0
 
 
 def test_the_manifest_of_an_earlier_version(storage: Storage) -> None:

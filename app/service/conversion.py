@@ -106,10 +106,10 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
     hashed = dict(zip(files, storage.hashed(model, files, report), strict=True))
     conversion = conversion.replaced(hashed.__getitem__)
     name = f"{_key(model.name, conversion)}.gguf"
-    if kept := model.kept(name):
+    if kept := model.results.find(name):
         with suppress(TypeError):  # kept by another version
             return _converted(model, *kept)
-    model.forget_kept()
+    model.results.clear()
     with storage.staging(str(uuid4())) as staging:
         staged = staging.folder / name
         made = _made(storage, model, conversion, staged, report)
@@ -120,7 +120,8 @@ def convert(storage: Storage, model: Model, conversion: Conversion, report: Repo
             "notes": made.notes,
         }
         inputs = [file.path for file in conversion.files if file.path]
-        return _converted(model, model.keep(staged, name, facts, inputs, METHOD), facts)
+        path = model.results.add(staged, name, facts, inputs, METHOD)
+        return _converted(model, path, facts)
 
 
 def _converted(model: Model, path: Path, facts: dict[str, Any]) -> Converted:

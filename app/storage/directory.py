@@ -23,13 +23,14 @@ from app.formats.files import ModelFile
 from app.progress import Report
 from app.storage.blobs import Blobs
 from app.storage.creates import carry_creates
-from app.storage.disk import disk_bytes, exchange, locked, remove_all, sync
+from app.storage.disk import exchange, locked, sync
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile
 from app.storage.model import Model
 from app.storage.names import NAME_RULE, check_name, stored_name
 from app.storage.partial import WEEK_SECONDS, PartialUploads
+from app.storage.removal import Removed
 from app.storage.staging import Staging, WantedFile
 
 STATE_FOLDER = OWN_PREFIX
@@ -54,7 +55,7 @@ class Storage:
         self.limits = limits or Limits()
         self.state_folder = folder / STATE_FOLDER
         self._staging = self.state_folder / "staging"
-        self._removed = self.state_folder / "removed"
+        self.removed = Removed(self.state_folder / "removed")
         self._locks = Locks(self.state_folder)
         self._said_unlisted: set[str] = set()
         self._unlisted_at = 0
@@ -125,10 +126,6 @@ class Storage:
         """Bytes that can still be written to the models directory."""
         self._make_folders()
         return shutil.disk_usage(self.folder).free
-
-    def unfinished_bytes(self) -> int:
-        """What staging folders, and what is removed but still read, take on the disk, in bytes."""
-        return disk_bytes(self._staging) + disk_bytes(self._removed)
 
     def check_writable(self) -> None:
         """Raise OSError unless the models directory takes all that an upload does to it."""
@@ -213,7 +210,7 @@ class Storage:
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
-            self._empty_removed()
+            self.removed.empty()
 
     @contextmanager
     def staging(self, task: str) -> Iterator["Staging"]:
@@ -224,7 +221,7 @@ class Storage:
         with ExitStack() as held:
             with locked(self._staging, fcntl.LOCK_SH):
                 folder.mkdir()
-                held.callback(self.discard, folder)
+                held.callback(self.removed.discard, folder)
                 held.enter_context(locked(folder, fcntl.LOCK_EX))
             yield Staging(self, task, folder, held)
 
@@ -235,8 +232,8 @@ class Storage:
             for folder in self._staging.iterdir():
                 with gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     self.put_back(folder)
-                    self._take_away(folder)
-        self._empty_removed()
+                    self.removed.take(folder)
+        self.removed.empty()
 
     def missing(self, files: Iterable[WantedFile]) -> list[WantedFile]:
         """Those of the files whose content isn't stored here, or is too small to be shared; see
@@ -259,13 +256,10 @@ class Storage:
         }
 
     def remove(self, name: str) -> None:
-        """Take the model `name` away in one step, then free its bytes. Raises NoSuchModel.
-
-        Needs no new byte and no new inode: a full disk can be emptied.
-        """
-        taken = self._take_away(self.model(name).folder)
+        """Take the model `name` away in one step, then free its bytes. Raises NoSuchModel."""
+        taken = self.removed.take(self.model(name).folder)
         sync(self.folder)
-        self._bury(taken)
+        self.removed.bury(taken)
 
     def publish(self, staged: Path, name: str) -> None:
         """Make the folder `staged` the model `name`, replacing a model of that name in one step.
@@ -279,24 +273,17 @@ class Storage:
         if not os.path.lexists(target):
             os.rename(staged, target)
         elif exchange(staged, target):
-            self.discard(staged)
+            self.removed.discard(staged)
         else:
             replaced = staged.parent / "replaced"
             replaced.mkdir()
             os.rename(target, replaced / target.name)
             os.rename(staged, target)
-            self.discard(replaced / target.name)
+            self.removed.discard(replaced / target.name)
         sync(self.folder)
 
-    def discard(self, path: Path) -> None:
-        """Remove a file or folder that is on the models directory's filesystem, if it is there."""
-        try:
-            self._bury(self._take_away(path))
-        except OSError:
-            remove_all(path)
-
     def _make_folders(self) -> None:
-        for folder in (self._staging, self._removed, self._locks.holders):
+        for folder in (self._staging, self.removed.folder, self._locks.holders):
             folder.mkdir(parents=True, exist_ok=True)
 
     def _found(self) -> dict[str, Path]:
@@ -330,31 +317,6 @@ class Storage:
                 if other.casefold() == name.casefold():
                     return other, folder
         return None
-
-    def _take_away(self, path: Path) -> Path:
-        taken = self._removed / uuid4().hex
-        try:
-            os.rename(path, taken)
-        except FileNotFoundError:
-            if self._removed.is_dir():
-                raise
-            self._make_folders()
-            os.rename(path, taken)
-        return taken
-
-    def _empty_removed(self) -> None:
-        with suppress(FileNotFoundError):
-            for taken in self._removed.iterdir():
-                self._bury(taken)
-
-    def _bury(self, taken: Path) -> None:
-        """Remove what was taken away, unless someone still reads it."""
-        with suppress(FileNotFoundError):
-            if taken.is_symlink() or not taken.is_dir():
-                taken.unlink()
-                return
-            with suppress(BlockingIOError), locked(taken, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                remove_all(taken)
 
     def put_back(self, staged_in: Path) -> None:
         """Undo a replacement without exchange, of a model that was staged in that folder, which was

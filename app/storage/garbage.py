@@ -81,12 +81,12 @@ def _expired(storage: Storage) -> dict[Path, str]:
 
 
 def _surplus(storage: Storage, model: Model, method: int, dry_run: bool) -> Iterator[Garbage]:
-    if not model.surplus(method):
+    if not model.results.surplus(method):
         return
     what = f"Kept result of model {model.name!r}"
     try:
         with storage.hold(model.name, f"gc-{uuid4()}", shared=dry_run):
-            surplus = model.surplus(method)
+            surplus = model.results.surplus(method)
             for path, reason in surplus.items():
                 size = freed_bytes(path)
                 if not dry_run:

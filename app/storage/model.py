@@ -1,9 +1,8 @@
-"""A model's folder: its files, what is known of them, and what was made from them."""
+"""A model's folder: its files, and what is known of them."""
 
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,14 +15,12 @@ from typing import Any, BinaryIO
 from app.formats.files import ModelFile
 from app.progress import Report
 from app.storage.creates import add_create, read_creates
-from app.storage.disk import disk_bytes, locked, move, remove_all, write_whole
+from app.storage.disk import locked
 from app.storage.failures import NoSuchModel
 from app.storage.manifest import OWN_FOLDER, Manifest, StoredFile, read_manifest, write_manifest
+from app.storage.results import Results
 
-KEPT = f"{OWN_FOLDER}/kept"
-EARLIER_KEPT = ".merged"
 BLOCK = 2**20
-KEPT_FACTS_BYTES = 2**20
 
 
 class Model:
@@ -32,6 +29,7 @@ class Model:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.folder = folder
+        self.results = Results(folder)
 
     def files(self) -> list[ModelFile]:
         """Its files in name order, with the digests that are still true; without those that can't
@@ -62,7 +60,7 @@ class Model:
         facts: dict[str, Any] = {
             "size": sum(status.st_size for _, _, status in self._found(problems))
         }
-        if kept := disk_bytes(self.folder / KEPT):
+        if kept := self.results.disk_bytes():
             facts["kept_size"] = kept
         manifest = self.manifest()
         facts |= manifest.facts
@@ -116,88 +114,6 @@ class Model:
                 file = replace(file, sha256=digest)
             result.append(file)
         return result
-
-    def kept(self, key: str) -> tuple[Path, dict[str, Any]] | None:
-        """A result that was made from the model's files before: its file and what was kept of it.
-
-        None where there is none, or where either isn't as `keep` left it.
-        """
-        path = self.folder / KEPT / key
-        with (
-            suppress(OSError, ValueError, TypeError, RecursionError),
-            _facts(path).open("rb") as file,
-        ):
-            facts = json.loads(file.read(KEPT_FACTS_BYTES))
-            status = path.lstat()
-            about = {key: facts.pop(key, None) for key in ("of", "inputs", "method")}
-            if stat.S_ISREG(status.st_mode) and about["of"] == _size_and_time(status):
-                return path, facts
-        return None
-
-    def keep(
-        self,
-        result: Path,
-        key: str,
-        facts: dict[str, Any],
-        inputs: Iterable[Path] = (),
-        method: int = 0,
-    ) -> Path:
-        """Move the file `result`, from a staging folder, to the model as the result called `key`.
-
-        `facts` come back from `kept`. By `inputs`, the files it was made of, and `method`, the way,
-        `surplus` tells whether it may be asked for again. The caller holds the model alone.
-        """
-        path = self.folder / KEPT / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with result.open("rb") as file:
-            os.fsync(file.fileno())
-            status = os.fstat(file.fileno())
-        move(result, path)
-        places = {os.path.relpath(each, self.folder): each.stat() for each in inputs}
-        about = {
-            "of": _size_and_time(status),
-            "inputs": {place: _size_and_time(status) for place, status in places.items()},
-            "method": method,
-        }
-        write_whole(_facts(path), json.dumps({**facts, **about}).encode())
-        return path
-
-    def surplus(self, method: int) -> dict[Path, str]:
-        """The files among its results that nobody will ask for again, each with the reason: what
-        they were made of has changed or gone, or they are made by another method than `method`.
-
-        The caller holds the model, or looks again once it does.
-        """
-        found = {}
-        for path in _files_in(self.folder / KEPT):
-            if path.name.endswith(".json") and path.with_suffix("").exists():
-                continue
-            if reason := self._why_surplus(path, method):
-                found[path] = reason
-                if _facts(path).exists():
-                    found[_facts(path)] = reason
-        return found | dict.fromkeys(_files_in(self.folder / EARLIER_KEPT), "of an earlier version")
-
-    def _why_surplus(self, path: Path, method: int) -> str | None:
-        if self.kept(path.name) is None:
-            return "not whole"
-        about = json.loads(_facts(path).read_bytes()[:KEPT_FACTS_BYTES])
-        if about.get("method") != method or not isinstance(about.get("inputs"), dict):
-            return "of an earlier version"
-        for place, known in about["inputs"].items():
-            try:
-                status = Path(os.path.normpath(self.folder / place)).stat()
-            except OSError:
-                return f"{Path(place).name} has gone"
-            if _size_and_time(status) != known:
-                return f"{Path(place).name} has changed"
-        return None
-
-    def forget_kept(self) -> None:
-        """Remove every result that was made from the model's files."""
-        for folder in (KEPT, EARLIER_KEPT):
-            with suppress(FileNotFoundError):
-                remove_all(self.folder / folder)
 
     def _found(self, problems: list[OSError]) -> list[tuple[str, Path, os.stat_result]]:
         found = []
@@ -267,15 +183,3 @@ def _opened(path: Path) -> BinaryIO:
 def _digest(known: Any, name: str, status: os.stat_result) -> str | None:
     entry = known.get(name)
     return entry.sha256 if entry is not None and entry.matches(status) else None
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-
-
-def _size_and_time(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _facts(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")

@@ -383,11 +383,11 @@ class PartialUploads:
 
     def _undo_replacement(self, folder: Path) -> None:
         self._storage.put_back(folder)
-        self._storage.discard(folder / "replaced")
+        self._storage.removed.discard(folder / "replaced")
 
     def _remove(self, upload_id: str) -> None:
         self._close(upload_id)
-        self._storage.discard(self._path(upload_id))
+        self._storage.removed.discard(self._path(upload_id))
 
 
 def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:

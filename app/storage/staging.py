@@ -198,7 +198,7 @@ class Staging:
             unpacked, placed = archive.unpacked(entry), self._model / entry.name
             if unpacked and not unpacked.path.exists() and _is_content(placed, unpacked):
                 os.rename(placed, unpacked.path)
-        self._storage.discard(self._model)
+        self._storage.removed.discard(self._model)
 
     def _check_is_here(self, archive: Archive) -> None:
         for entry in archive.entries if self.keeps_upload else ():
