@@ -32,52 +32,52 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """
     pages_folder = data_folder("templates")
     app = Flask(__package__, template_folder=str(pages_folder), static_folder=None)
-    app.request_class = UploadRequest
-    app.json = JSONProvider(app)
-    app.url_map.strict_slashes = False
     app.config.from_mapping(settings.from_environ(os.environ))
     app.config.from_mapping(settings.from_mapping(config or {}))
     app.config["MAX_CONTENT_LENGTH"] = app.config.pop("MAX_UPLOAD_BYTES")  # Flask's name for it
     # Flask's own check of TRUSTED_HOSTS answers 400, and would refuse every address.
     app.config["NAMES"], app.config["TRUSTED_HOSTS"] = app.config["TRUSTED_HOSTS"], None
-
-    limits = Limits(entries=app.config["MAX_ENTRIES"])
-    storage = Storage(
-        Path(app.config["MODELS_DIR"]), limits, upload_lifetime=app.config["UPLOAD_LIFETIME"]
-    )
-    storage.prepare()
-    owners = app.config["MODELFILES_DIR"]
-    folders = [Path(owners)] if owners else []
-    app.extensions["service"] = Service(
-        storage=storage,
-        tasks=TaskLog(storage.state_folder / "tasks"),
-        planner=Planner(
-            storage=storage,
-            templates=Templates(*folders, data_folder("modelfiles")),
-            merge=app.config["MERGE"],
-            quantize=app.config["DEFAULT_QUANTIZE"],
-            converter=app.config["CONVERTER"],
-            ollama_models=app.config["OLLAMA_MODELS"],
-        ),
-        ollamas=kept_clients(app.config),
-        verify=app.config["VERIFY"],
-    )
-    app.before_request(refuse_other_hosts)
-    app.before_request(refuse_other_origins)
-    app.before_request(require_key)
-    app.before_request(answer_for_ollama)
-    app.after_request(harden)
-    assets.init_app(app, pages_folder / "static")
-    texts.init_app(app)
-    sentences.init_app(app)
-    register_failures(app)
+    app.extensions["service"] = _service(app.config)
+    _add_views(app, pages_folder / "static")
     if count := app.config["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=count, x_proto=count, x_host=count, x_prefix=count
         )
+    return app
+
+
+def _service(config: Mapping[str, Any]) -> Service:
+    """The work, with what it is done with, by the settings."""
+    limits = Limits(entries=config["MAX_ENTRIES"])
+    storage = Storage(Path(config["MODELS_DIR"]), limits, config["UPLOAD_LIFETIME"])
+    storage.prepare()
+    owners = [Path(config["MODELFILES_DIR"])] if config["MODELFILES_DIR"] else []
+    planner = Planner(
+        storage=storage,
+        templates=Templates(*owners, data_folder("modelfiles")),
+        merge=config["MERGE"],
+        quantize=config["DEFAULT_QUANTIZE"],
+        converter=config["CONVERTER"],
+        ollama_models=config["OLLAMA_MODELS"],
+    )
+    tasks = TaskLog(storage.state_folder / "tasks")
+    return Service(storage, tasks, planner, kept_clients(config), config["VERIFY"])
+
+
+def _add_views(app: Flask, static_folder: Path) -> None:
+    """Have the application answer: what is asked first of every request, then the routes."""
+    app.request_class = UploadRequest
+    app.json = JSONProvider(app)
+    app.url_map.strict_slashes = False
+    for check in (refuse_other_hosts, refuse_other_origins, require_key, answer_for_ollama):
+        app.before_request(check)
+    app.after_request(harden)
+    assets.init_app(app, static_folder)
+    texts.init_app(app)
+    sentences.init_app(app)
+    register_failures(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    return app
 
 
 def kept_clients(config: Mapping[str, Any]) -> Callable[[], list[Ollama]]:
