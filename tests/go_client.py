@@ -14,6 +14,7 @@ from typing import Any
 import requests
 
 from app.modelfile import grammar
+from app.modelfile.parameters import merge_parameters
 
 WEIGHTS = (
     *("model*.safetensors", "consolidated*.safetensors", "adapters.safetensors"),
@@ -39,7 +40,7 @@ def create(url: str, folder: Path, model: str, modelfile: str, **flags: str) -> 
         names = names_of(list(files))
         body[key] = {names[path]: sent for path, sent in files.items()}
     body |= {key: text for key in ("template", "system") if (text := getattr(said, key))}
-    parameters = grammar.merge_parameters(said.parameters, {})
+    parameters = merge_parameters(said.parameters, {})
     messages = [{"role": role, "content": text} for role, text in said.messages]
     texts = {"parameters": parameters, "messages": messages, "license": list(said.license)}
     body |= {key: value for key, value in texts.items() if value}

@@ -8,17 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.modelfile.grammar import (
-    PARAMETERS,
-    Modelfile,
-    ModelfileError,
-    check_parameters,
-    create_request,
-    merge_parameters,
-    parse,
-    quote,
-)
+from app.modelfile.grammar import Modelfile, ModelfileError, parse, quote
+from app.modelfile.parameters import PARAMETERS, check_parameters, merge_parameters
 from app.modelfile.templates import Chat, Templates
+from app.planning.plan import create_request
 
 OURS = Path(__file__).parent.parent / "modelfiles"
 TEMPLATES = Templates(OURS)

@@ -20,6 +20,7 @@ import requests
 
 from app.formats.gguf import open_header
 from app.modelfile import grammar
+from app.modelfile.parameters import merge_parameters
 from tests import go_client
 from tests.adapter_files import adapter
 from tests.conftest import litter, show
@@ -438,5 +439,5 @@ def test_what_ollama_s_command_sends(
     sent = place.sent(model)
     assert sent.get("system") == said.system
     assert sent.get("template") == said.template
-    assert sent.get("parameters", {}) == grammar.merge_parameters(said.parameters, {})
+    assert sent.get("parameters", {}) == merge_parameters(said.parameters, {})
     assert tuple(sent.get("license", ())) == said.license

@@ -9,14 +9,8 @@ from typing import Any
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from app.modelfile.grammar import (
-    SAID_ONCE,
-    Modelfile,
-    ModelfileError,
-    check_parameters,
-    parse,
-    quote,
-)
+from app.modelfile.grammar import SAID_ONCE, Modelfile, ModelfileError, parse, quote
+from app.modelfile.parameters import check_parameters
 
 SUFFIX = ".modelfile"
 

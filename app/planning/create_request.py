@@ -9,14 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.modelfile.grammar import (
-    GIVEN_UP_PARAMETERS,
-    ROLES,
-    Modelfile,
-    check_parameters,
-    merge_parameters,
-    quote,
-)
+from app.modelfile.grammar import ROLES, Modelfile, quote
+from app.modelfile.parameters import GIVEN_UP_PARAMETERS, check_parameters, merge_parameters
 from app.ollama.names import InvalidName, check_name
 from app.planning.options import QUANTIZE_TYPES, BadRequest
 from app.planning.unusable import Unusable

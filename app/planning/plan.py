@@ -7,6 +7,7 @@ from typing import Any
 from app.formats.files import ModelFile
 from app.modelfile import grammar
 from app.modelfile.grammar import Modelfile
+from app.modelfile.parameters import check_parameters, check_stated, merge_parameters
 from app.modelfile.templates import Templates
 from app.ollama.client import Ollama
 from app.planning.bases import base_on_ollama
@@ -72,7 +73,7 @@ class Plan:
 
     def request(self, new_name: str) -> dict[str, Any]:
         """The body of Ollama's create request; the digests of its files are known by now."""
-        return grammar.create_request(
+        return create_request(
             self.modelfile,
             new_name,
             files={name: f"sha256:{file.sha256}" for name, file in self.files.items()},
@@ -84,6 +85,38 @@ class Plan:
     def _sent(self) -> Iterator[ModelFile]:
         yield from self.files.values()
         yield from self.adapters.values()
+
+
+def create_request(
+    modelfile: Modelfile,
+    model: str,
+    *,
+    files: Mapping[str, str],
+    adapters: Mapping[str, str],
+    from_: str | None,
+    quantize: str | None = None,
+) -> dict[str, object]:
+    """The body of Ollama's POST /api/create (CreateRequest in api/types.go), without empty keys.
+
+    `files` and `adapters` map names to `sha256:<hex>`; `from_` is the base on Ollama, where the
+    base isn't in `files`. Raises ModelfileError for parameters as merge_parameters does.
+    """
+    body: dict[str, object] = {
+        "model": model,
+        "from": from_,
+        "files": dict(files),
+        "adapters": dict(adapters),
+        "template": modelfile.template,
+        "system": modelfile.system,
+        "parameters": merge_parameters(modelfile.parameters, {}),
+        "messages": [{"role": role, "content": text} for role, text in modelfile.messages],
+        "license": list(modelfile.license),
+        "quantize": quantize,
+        "renderer": modelfile.renderer,
+        "parser": modelfile.parser,
+        "requires": modelfile.requires,
+    }
+    return {key: value for key, value in body.items() if value}
 
 
 def make_plan(
@@ -146,8 +179,8 @@ def _modelfile(
         "adapter": adapter,
         "system": options.system or (own and own.system),
         "template": options.template or (own and own.template),
-        "parameters": grammar.merge_parameters(
-            own.parameters if own else (), grammar.check_parameters(options.parameters)
+        "parameters": merge_parameters(
+            own.parameters if own else (), check_parameters(options.parameters)
         ),
         "license": [options.license] if options.license else own and own.license,
         "messages": own and own.messages,
@@ -177,7 +210,7 @@ def _given(text: str, base: list[str], adapter: str | None) -> Modelfile:
         raise said.error("adapter", sentence, _first_other(said.adapters, adapters))
     if said.draft is not None:
         raise said.error("draft", "The Modelfile has a DRAFT, which this service doesn't send.")
-    grammar.check_stated(said)
+    check_stated(said)
     return said
 
 

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from app.modelfile.grammar import ROLES, check_parameters
+from app.modelfile.grammar import ROLES
+from app.modelfile.parameters import check_parameters
 from app.ollama.client import Ollama
 from app.ollama.errors import OllamaError
 from app.planning.options import BadRequest, text

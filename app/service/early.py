@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.modelfile import grammar
+from app.modelfile.parameters import check_parameters
 from app.ollama import names
 from app.ollama.client import Ollama
 from app.ollama.errors import OllamaError
@@ -57,7 +58,7 @@ def _check_asked(service: Service, asked: Asked) -> Sequence[Ollama]:
     """The servers that may take the model. Raises where none would."""
     options = asked.options
     new_name = None if asked.new_name is None else names.check_name(asked.new_name)
-    grammar.check_parameters(options.parameters)
+    check_parameters(options.parameters)
     if options.modelfile is not None:
         grammar.parse(options.modelfile)
     if options.modelfile_template is not None:

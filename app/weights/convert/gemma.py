@@ -30,7 +30,7 @@ def without_rotation(config: Config) -> Keys:
     return rotation(config)
 
 
-def gemma_keys(config: Config) -> Keys:
+def _gemma_keys(config: Config) -> Keys:
     return common(config, head_size(config)) | without_rotation(config)
 
 
@@ -48,9 +48,9 @@ def check_attention_scale(config: Config, largest: int) -> None:
         )
 
 
-def gemma2_keys(config: Config) -> Keys:
+def _gemma2_keys(config: Config) -> Keys:
     check_attention_scale(config, 46)
-    keys = gemma_keys(config)
+    keys = _gemma_keys(config)
     for key, name in (
         ("attn_logit_softcapping", "attn_logit_softcapping"),
         ("final_logit_softcapping", "final_logit_softcapping"),
@@ -61,7 +61,7 @@ def gemma2_keys(config: Config) -> Keys:
     return keys | {"attention.sliding_window": whole(config.need("sliding_window"))}
 
 
-def gemma3_keys(config: Config) -> Keys:
+def _gemma3_keys(config: Config) -> Keys:
     check_attention_scale(config, 62)
     keys = common(config, head_size(config)) | rotation(config)
     cap = config.number("final_logit_softcapping")
@@ -72,15 +72,15 @@ def gemma3_keys(config: Config) -> Keys:
     return keys
 
 
-def gemma_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _gemma_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return usual_decoder(config, bias=config.flag("attention_bias"))
 
 
-def gemma2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _gemma2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return usual_decoder(config, bias=config.flag("attention_bias"), block_norms=MORE_NORMS)
 
 
-def gemma3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _gemma3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     bias = config.flag("attention_bias")
     return usual_decoder(config, bias=bias, block_norms=MORE_NORMS, head_norms=HEAD_NORMS)
 
@@ -89,16 +89,16 @@ ARCHITECTURES = (
     Architecture(
         "gemma",
         ("GemmaForCausalLM",),
-        gemma_keys,
-        gemma_shapes,
+        _gemma_keys,
+        _gemma_shapes,
         {**DEFAULTS, "num_attention_heads": 16, "num_key_value_heads": 16},
         changes=NORMS_PLUS_ONE,
     ),
     Architecture(
         "gemma2",
         ("Gemma2ForCausalLM",),
-        gemma2_keys,
-        gemma2_shapes,
+        _gemma2_keys,
+        _gemma2_shapes,
         {
             **DEFAULTS,
             "query_pre_attn_scalar": 256,
@@ -111,8 +111,8 @@ ARCHITECTURES = (
     Architecture(
         "gemma3",
         ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-        gemma3_keys,
-        gemma3_shapes,
+        _gemma3_keys,
+        _gemma3_shapes,
         {
             **DEFAULTS,
             "vocab_size": 262208,

@@ -94,7 +94,7 @@ class Blocks:
         return 2 * self.ff if is_wide else self.ff
 
 
-def gemma4_keys(config: Config) -> Keys:
+def _gemma4_keys(config: Config) -> Keys:
     blocks = Blocks(config)
     if config.text("use_bidirectional_attention") == "all":
         raise WeightsError(
@@ -144,7 +144,7 @@ def _rotation(config: Config, blocks: Blocks) -> Keys:
     }
 
 
-def frequency_factors(config: Config) -> Mapping[str, Floats]:
+def _frequency_factors(config: Config) -> Mapping[str, Floats]:
     """Of a head with full attention, only the first share of the frequencies turns."""
     half = Blocks(config).full_head // 2
     share = Rope(config).full.number("partial_rotary_factor")
@@ -158,7 +158,7 @@ def _input_size(config: Config) -> int:
     return config.whole("hidden_size_per_layer_input", least=0) or 0
 
 
-def gemma4_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _gemma4_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, blocks, size = Sizes(config), Blocks(config), _input_size(config)
     more: Shapes = {"layer_scalar": Expected((1,))}
     if size:
@@ -219,8 +219,8 @@ ARCHITECTURES = (
     Architecture(
         "gemma4",
         ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
-        gemma4_keys,
-        gemma4_shapes,
+        _gemma4_keys,
+        _gemma4_shapes,
         {
             "num_attention_heads": 8,
             "num_key_value_heads": 4,
@@ -232,6 +232,6 @@ ARCHITECTURES = (
             "tie_word_embeddings": True,
         },
         splits=SPLITS,
-        extra=frequency_factors,
+        extra=_frequency_factors,
     ),
 )

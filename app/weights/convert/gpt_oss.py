@@ -54,7 +54,7 @@ SPLITS: tuple[Split, ...] = (
 )
 
 
-def gpt_oss_keys(config: Config) -> Keys:
+def _gpt_oss_keys(config: Config) -> Keys:
     return {
         **common(config, head_size(config)),
         **rotation(config),
@@ -63,7 +63,7 @@ def gpt_oss_keys(config: Config) -> Keys:
     }
 
 
-def gpt_oss_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _gpt_oss_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, count = Sizes(config), experts(config)
     bias = config.flag("attention_bias", True)
 
@@ -86,8 +86,8 @@ ARCHITECTURES = (
     Architecture(
         "gpt-oss",
         ("GptOssForCausalLM",),
-        gpt_oss_keys,
-        gpt_oss_shapes,
+        _gpt_oss_keys,
+        _gpt_oss_shapes,
         {
             "head_dim": 64,
             "rms_norm_eps": 1e-5,

@@ -24,13 +24,13 @@ PERMUTED: tuple[tuple[str, Step], ...] = (
 )
 
 
-def rope_factors(config: Config) -> Mapping[str, Floats]:
+def _rope_factors(config: Config) -> Mapping[str, Floats]:
     """Llama 3's frequency factors, where config.json asks for them."""
     factors = llama3_factors(config)
     return {} if factors is None else {"rope_freqs.weight": factors}
 
 
-def llama_keys(config: Config) -> Keys:
+def _llama_keys(config: Config) -> Keys:
     # transformers fills in head_dim for Llama and Mistral, not for Mixtral.
     said = None if experts(config) else head_size(config)
     return {
@@ -41,7 +41,7 @@ def llama_keys(config: Config) -> Keys:
     }
 
 
-def llama_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _llama_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, count = Sizes(config), experts(config)
     mlp = gated("mlp", sizes.hidden, sizes.ff, config.flag("mlp_bias"))
     if count:
@@ -54,7 +54,7 @@ def llama_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return usual_decoder(config, bias=config.flag("attention_bias"), mlp=mlp)
 
 
-def granite_keys(config: Config) -> Keys:
+def _granite_keys(config: Config) -> Keys:
     sizes = Sizes(config)
     head = None if sizes.queries == sizes.hidden else sizes.head
     numbers = {
@@ -72,7 +72,7 @@ def granite_keys(config: Config) -> Keys:
     }
 
 
-def smollm3_keys(config: Config) -> Keys:
+def _smollm3_keys(config: Config) -> Keys:
     return {
         **common(config, config.whole("head_dim")),
         **rotation(config, factors=True),
@@ -81,8 +81,8 @@ def smollm3_keys(config: Config) -> Keys:
     }
 
 
-def mistral3_keys(config: Config) -> Keys:
-    keys, rope = llama_keys(config), Rope(config).full
+def _mistral3_keys(config: Config) -> Keys:
+    keys, rope = _llama_keys(config), Rope(config).full
     if config.text("model_type") == "ministral3":
         numbers = {
             "rope.scaling.yarn_log_multiplier": rope.number("mscale_all_dim"),
@@ -97,26 +97,26 @@ ARCHITECTURES = (
     Architecture(
         "llama",
         ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
-        llama_keys,
-        llama_shapes,
+        _llama_keys,
+        _llama_shapes,
         DEFAULTS,
         changes=PERMUTED,
-        extra=rope_factors,
+        extra=_rope_factors,
     ),
     Architecture(
         "granite",
         ("GraniteForCausalLM",),
-        granite_keys,
-        llama_shapes,
+        _granite_keys,
+        _llama_shapes,
         DEFAULTS,
         changes=PERMUTED,
-        extra=rope_factors,
+        extra=_rope_factors,
     ),
     Architecture(
         "smollm3",
         ("SmolLM3ForCausalLM",),
-        smollm3_keys,
-        llama_shapes,
+        _smollm3_keys,
+        _llama_shapes,
         {
             "rope_theta": 2e6,
             "rms_norm_eps": 1e-6,
@@ -124,15 +124,15 @@ ARCHITECTURES = (
             "tie_word_embeddings": True,
         },
         changes=PERMUTED,
-        extra=rope_factors,
+        extra=_rope_factors,
     ),
     Architecture(
         "mistral3",
         ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
-        mistral3_keys,
-        llama_shapes,
+        _mistral3_keys,
+        _llama_shapes,
         {**DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8, "head_dim": 128},
         changes=PERMUTED,
-        extra=rope_factors,
+        extra=_rope_factors,
     ),
 )

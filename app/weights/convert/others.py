@@ -22,14 +22,14 @@ from app.weights.convert.shapes import (
 from app.weights.model import Floats, WeightsError
 
 
-def phi3_turned(config: Config) -> int:
+def _phi3_turned(config: Config) -> int:
     """How many values of a head are turned."""
     share = Rope(config).full.number("partial_rotary_factor")
     turned = int((1.0 if share is None else share) * config.need("hidden_size"))
     return max(0, turned) // config.need("num_attention_heads")
 
 
-def phi3_keys(config: Config) -> Keys:
+def _phi3_keys(config: Config) -> Keys:
     rope = Rope(config)
     original = rope.full.whole("original_max_position_embeddings") or config.need(
         "max_position_embeddings"
@@ -37,7 +37,7 @@ def phi3_keys(config: Config) -> Keys:
     keys = common(config)
     keys |= {
         "rope.scaling.original_context_length": whole(original),
-        "rope.dimension_count": whole(phi3_turned(config)),
+        "rope.dimension_count": whole(_phi3_turned(config)),
         "attention.sliding_window": whole(config.whole("sliding_window", least=0) or 0),
     }
     if not _factors(rope):
@@ -61,12 +61,12 @@ def _attention_factor(rope: Rope, config: Config, original: int) -> float:
     return math.sqrt(1 + math.log(scale) / math.log(max(2, original)))
 
 
-def phi3_factors(config: Config) -> Mapping[str, Floats]:
+def _phi3_factors(config: Config) -> Mapping[str, Floats]:
     """The frequencies' factors for texts within the original context, and for longer ones."""
     rope = Rope(config)
     if not _factors(rope):
         return {}
-    wanted = phi3_turned(config) // 2
+    wanted = _phi3_turned(config) // 2
     tensors = {}
     for name in ("long", "short"):
         factors = rope.full.numbers(f"{name}_factor")
@@ -79,7 +79,7 @@ def phi3_factors(config: Config) -> Mapping[str, Floats]:
     return tensors
 
 
-def phi3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _phi3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes = Sizes(config)
 
     def block(number: int) -> Shapes:
@@ -94,11 +94,11 @@ def phi3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return decoder(config, block)
 
 
-def olmo2_keys(config: Config) -> Keys:
+def _olmo2_keys(config: Config) -> Keys:
     return common(config, config.whole("head_dim")) | rotation(config)
 
 
-def olmo2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _olmo2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, bias = Sizes(config), config.flag("attention_bias")
 
     def block(number: int) -> Shapes:
@@ -117,16 +117,16 @@ ARCHITECTURES = (
     Architecture(
         "phi3",
         ("Phi3ForCausalLM",),
-        phi3_keys,
-        phi3_shapes,
+        _phi3_keys,
+        _phi3_shapes,
         {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
-        extra=phi3_factors,
+        extra=_phi3_factors,
     ),
     Architecture(
         "olmo2",
         ("Olmo2ForCausalLM",),
-        olmo2_keys,
-        olmo2_shapes,
+        _olmo2_keys,
+        _olmo2_shapes,
         {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
     ),
 )

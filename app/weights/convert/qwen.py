@@ -29,23 +29,23 @@ STACKED: tuple[Split, ...] = (
 )
 
 
-def qwen2_keys(config: Config) -> Keys:
+def _qwen2_keys(config: Config) -> Keys:
     return common(config, config.whole("head_dim")) | rotation(config)
 
 
-def qwen3_keys(config: Config) -> Keys:
+def _qwen3_keys(config: Config) -> Keys:
     return common(config, head_size(config)) | rotation(config)
 
 
-def qwen2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _qwen2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return usual_decoder(config, bias=True, out_bias=False)
 
 
-def qwen3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _qwen3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return usual_decoder(config, bias=config.flag("attention_bias"), head_norms=HEAD_NORMS)
 
 
-def expert_keys(config: Config) -> Keys:
+def _expert_keys(config: Config) -> Keys:
     """The keys of feed-forward networks of experts."""
     lengths = {
         "expert_feed_forward_length": config.whole("moe_intermediate_size"),
@@ -54,7 +54,7 @@ def expert_keys(config: Config) -> Keys:
     return {key: whole(length) for key, length in lengths.items() if length is not None}
 
 
-def expert_shapes(config: Config) -> Shapes:
+def _expert_shapes(config: Config) -> Shapes:
     """Experts as a tensor each, which are stacked in GGUF, and the router's."""
     count, inner = experts(config), config.need("moe_intermediate_size")
     hidden = config.need("hidden_size")
@@ -64,39 +64,39 @@ def expert_shapes(config: Config) -> Shapes:
     return shapes
 
 
-def qwen2moe_keys(config: Config) -> Keys:
-    return qwen2_keys(config) | expert_keys(config)
+def _qwen2moe_keys(config: Config) -> Keys:
+    return _qwen2_keys(config) | _expert_keys(config)
 
 
-def qwen2moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _qwen2moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     hidden, shared = config.need("hidden_size"), config.need("shared_expert_intermediate_size")
     mlp = {
-        **expert_shapes(config),
+        **_expert_shapes(config),
         **gated("mlp.shared_expert", hidden, shared),
         **linear("mlp.shared_expert_gate", 1, hidden),
     }
     return usual_decoder(config, bias=config.flag("qkv_bias", True), out_bias=False, mlp=mlp)
 
 
-def qwen3moe_keys(config: Config) -> Keys:
-    return qwen3_keys(config) | expert_keys(config)
+def _qwen3moe_keys(config: Config) -> Keys:
+    return _qwen3_keys(config) | _expert_keys(config)
 
 
-def qwen3moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    bias, mlp = config.flag("attention_bias"), expert_shapes(config)
+def _qwen3moe_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+    bias, mlp = config.flag("attention_bias"), _expert_shapes(config)
     return usual_decoder(config, bias=bias, head_norms=HEAD_NORMS, mlp=mlp)
 
 
 ARCHITECTURES = (
-    Architecture("qwen2", ("Qwen2ForCausalLM",), qwen2_keys, qwen2_shapes, DEFAULTS),
+    Architecture("qwen2", ("Qwen2ForCausalLM",), _qwen2_keys, _qwen2_shapes, DEFAULTS),
     Architecture(
-        "qwen3", ("Qwen3ForCausalLM",), qwen3_keys, qwen3_shapes, {**DEFAULTS, "head_dim": 128}
+        "qwen3", ("Qwen3ForCausalLM",), _qwen3_keys, _qwen3_shapes, {**DEFAULTS, "head_dim": 128}
     ),
     Architecture(
         "qwen2moe",
         ("Qwen2MoeForCausalLM",),
-        qwen2moe_keys,
-        qwen2moe_shapes,
+        _qwen2moe_keys,
+        _qwen2moe_shapes,
         {
             **DEFAULTS,
             "num_experts": 60,
@@ -109,8 +109,8 @@ ARCHITECTURES = (
     Architecture(
         "qwen3moe",
         ("Qwen3MoeForCausalLM",),
-        qwen3moe_keys,
-        qwen3moe_shapes,
+        _qwen3moe_keys,
+        _qwen3moe_shapes,
         {
             **DEFAULTS,
             "num_experts": 128,

@@ -78,7 +78,7 @@ CHANGES: tuple[tuple[str, Step], ...] = (
 SPLITS: tuple[Split, ...] = ((r"dt_bias$", (("dt_proj.bias", ()),)),)
 
 
-def qwen35_keys(config: Config) -> Keys:
+def _qwen35_keys(config: Config) -> Keys:
     rope = Rope(config).full
     share = rope.number("partial_rotary_factor")
     sections = [*(rope.wholes("mrope_section") or SECTIONS), 0, 0, 0, 0][:4]
@@ -106,7 +106,7 @@ def qwen35_keys(config: Config) -> Keys:
     }
 
 
-def qwen35_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
+def _qwen35_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     sizes, bias = Sizes(config), config.flag("attention_bias")
     keys = config.need("linear_key_head_dim") * config.need("linear_num_key_heads")
     heads, size = config.need("linear_num_value_heads"), config.need("linear_value_head_dim")
@@ -149,8 +149,8 @@ ARCHITECTURES = (
     Architecture(
         "qwen35",
         ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
-        qwen35_keys,
-        qwen35_shapes,
+        _qwen35_keys,
+        _qwen35_shapes,
         {
             "rope_theta": 10000.0,
             "rms_norm_eps": 1e-6,
