@@ -77,24 +77,17 @@ def parse(body: Any) -> CreateRequest:
     if not isinstance(body, dict):
         raise BadRequest('The body must be a JSON object such as {"model": "my-model"}.')
     files, adapters = _digests(body, "files"), _digests(body, "adapters")
-    for name in files or {}:
-        if not _is_relative(name):
-            raise BadRequest("file path must be relative")
+    if not all(map(_is_relative, files or ())):
+        raise BadRequest("file path must be relative")
     if "" in {*(files or {}).values(), *(adapters or {}).values()}:
         raise BadRequest("invalid digest format")
     from_ = _text(body, "from")
     if from_ is None or adapters:
-        for name in _NOT_SENT_ON:
-            if body.get(name):
-                raise BadRequest(
-                    f"The field {name!r} isn't taken by this service. Leave it out, or send the"
-                    " request to Ollama itself."
-                )
+        _check_made_here(body)
     model = _name(_text(body, "model") or _text(body, "name") or "")
-    if from_ is None and files is None:
-        raise BadRequest("neither 'from' or 'files' was specified")
     if from_ is None and not files:
-        raise BadRequest("unknown type")
+        unsaid = "neither 'from' or 'files' was specified"
+        raise BadRequest(unsaid if files is None else "unknown type")
     quantize = _text(body, "quantize") or _text(body, "quantization")
     stream = body.get("stream")
     if stream not in (None, True, False):
@@ -116,6 +109,16 @@ def parse(body: Any) -> CreateRequest:
         is_streamed=stream is not False,
         body=body,
     )
+
+
+def _check_made_here(body: Mapping[str, Any]) -> None:
+    """Raise BadRequest for what only Ollama itself can make a model of."""
+    for name in _NOT_SENT_ON:
+        if body.get(name):
+            raise BadRequest(
+                f"The field {name!r} isn't taken by this service. Leave it out, or send the"
+                " request to Ollama itself."
+            )
 
 
 def sha256_of(digest: str) -> str:

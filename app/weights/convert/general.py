@@ -14,7 +14,7 @@ from gguf import GGUFWriter
 from gguf.metadata import Metadata
 from gguf.utility import size_label
 
-from app.weights.convert.config import Config
+from app.weights.convert.config import read_json
 from app.weights.convert.keys import Keys, text, whole
 from app.weights.model import Tensor, Value
 from app.weights.quants import QUANTIZATION_VERSION
@@ -37,16 +37,12 @@ _SAMPLING = {
 
 
 def general_keys(
-    name: str,
-    config: Mapping[str, Any],
-    generation: Mapping[str, Any],
-    readme: Path | None,
-    tensors: Iterable[Tensor],
+    name: str, config: Mapping[str, Any], files: Mapping[str, Path], tensors: Iterable[Tensor]
 ) -> Keys:
     """The metadata, `general.architecture` and `general.file_type` excepted. `name` is the model's,
-    as its folder is called."""
+    as its folder is called; `files` are those in it, by name. Raises WeightsError."""
     total, label = _size(tensors)
-    card = _card(readme)
+    card = _card(files.get("README.md"))
     source = config.get("_name_or_path")
     known = {"_name_or_path": source[:TEXT]} if isinstance(source, str) and source else {}
     metadata = Metadata()
@@ -56,9 +52,11 @@ def general_keys(
         metadata = Metadata()
     metadata.name = metadata.name or name
     metadata.size_label = metadata.size_label or label
-    sampling = Config(generation, "generation_config.json")
+    generation = {}
+    if "generation_config.json" in files:
+        generation = read_json(files["generation_config.json"], "generation_config.json")
     for key, (attribute, kind) in _SAMPLING.items():
-        value = sampling.values.get(key)
+        value = generation.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**31:
             setattr(metadata, attribute, kind(value))
     writer = GGUFWriter(None, "")

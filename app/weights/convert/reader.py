@@ -67,16 +67,11 @@ def read_safetensors(
     keys = {f"{architecture.name}.{key}": value for key, value in architecture.keys(config).items()}
     numbers = Model(architecture.name, keys, {})
     tensors = _tensors(architecture, config, numbers, expected, kind)
-    generation = {}
-    if "generation_config.json" in files:
-        generation = read_json(files["generation_config.json"], "generation_config.json")
-    rows = sources["model.embed_tokens.weight"].shape[0]
-    vocabulary, remarks = tokenizer(files, values, rows)
-    if name is None:
-        name = files["config.json"].absolute().parent.name
+    vocabulary, remarks = tokenizer(files, values, sources["model.embed_tokens.weight"].shape[0])
+    name = name or files["config.json"].absolute().parent.name
     metadata = {
         "general.architecture": text(architecture.name),
-        **general_keys(name, values, generation, files.get("README.md"), tensors.values()),
+        **general_keys(name, values, files, tensors.values()),
         "general.file_type": whole(FILE_TYPES[kind]),
         **keys,
         **vocabulary,

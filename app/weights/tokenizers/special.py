@@ -50,22 +50,14 @@ def special_tokens(
     }
     generation = json_object(files, "generation_config.json")
     ids = found.ids()
-    special = Special()
-    texts = {kind: text for kind in KINDS if (text := _text(given.get(f"{kind}_token")))}
     before, after = _around(tokenizer)
-    if before and before not in (texts.get("bos"), texts.get("cls")) and "bos" not in texts:
-        texts["bos"] = before
-    if after and after != texts.get("eos"):
-        if "eos" in texts:
-            texts["eot"] = texts["eos"]
-        texts["eos"] = after
-    for kind, text in texts.items():
-        if text in ids:
-            special.ids[kind] = ids[text]
+    texts = _texts(given, before, after)
+    special = Special({kind: ids[text] for kind, text in texts.items() if text in ids})
     nested = config.get("text_config")
-    for source in (config, nested if isinstance(nested, Mapping) else {}, generation, fallback):
+    sources = (config, nested if isinstance(nested, Mapping) else {}, generation)
+    for numbers in (*map(_numbers, sources), fallback):
         for kind in KINDS:
-            number = _first_number(source if source is fallback else _numbers(source), kind)
+            number = _first_number(numbers, kind)
             if number is not None and number in found.tokens:
                 special.ids.setdefault(kind, number)
     special.add_bos = _flag(given.get("add_bos_token"))
@@ -82,6 +74,18 @@ def special_tokens(
     for number in special.ids.values():
         _mark(found, number)
     return special
+
+
+def _texts(given: Mapping[str, Any], before: str | None, after: str | None) -> dict[str, str]:
+    """The special tokens' texts by kind, as they are named or put around a text."""
+    texts = {kind: text for kind in KINDS if (text := _text(given.get(f"{kind}_token")))}
+    if before and before not in (texts.get("bos"), texts.get("cls")) and "bos" not in texts:
+        texts["bos"] = before
+    if after and after != texts.get("eos"):
+        if "eos" in texts:
+            texts["eot"] = texts["eos"]
+        texts["eos"] = after
+    return texts
 
 
 def _ends(found: Vocabulary, special: Special, more: list[int], ids: Mapping[str, int]) -> None:
@@ -105,7 +109,7 @@ def _ends(found: Vocabulary, special: Special, more: list[int], ids: Mapping[str
 def _mark(found: Vocabulary, number: int) -> None:
     """Let a special token be one that is never shown, nor found in a text as it stands."""
     token = found.tokens.get(number)
-    if token is not None and token.type in (TokenType.USER_DEFINED,):
+    if token is not None and token.type == TokenType.USER_DEFINED:
         found.add(Token(token.id, token.text, TokenType.CONTROL, token.score))
 
 
