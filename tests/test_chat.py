@@ -92,6 +92,10 @@ def test_an_answer_always_has_a_limit(flask_caller: FlaskCaller, standin: Standi
         ([HELLO], {"options": {"num_predict": MAX_TOKENS + 1}}, f"1 to {MAX_TOKENS}"),
         ([HELLO], {"think": "deep"}, "'think'"),
         ([HELLO], {"model": ""}, "'model'"),
+        ([HELLO], {"model": "a\0b"}, "NUL"),
+        ([HELLO], {"model": "a\nb"}, "can't be a model's name"),
+        ([HELLO], {"model": "x" * 100_000}, "can't be a model's name"),
+        ([{"role": "user", "content": "a\0b"}], {}, "NUL"),
     ],
 )
 def test_what_cannot_be_asked(

@@ -13,7 +13,9 @@ from app import create_app
 from app.service.lines import Line
 from tests.callers import FlaskCaller, RequestsCaller
 from tests.conftest import Zips
+from tests.gguf_files import write_base, write_zip
 from tests.serving import Served
+from tests.standin import Standin
 
 DEEP = "[" * 100_000
 JSON = {
@@ -44,6 +46,61 @@ def test_json(app: Flask, name: str, method: str, path: str) -> None:
     )
     assert 400 <= answer.status_code < 500
     assert json.loads(answer.data)["message"]["details"]["error"]
+
+
+NEXT = {"model": "m", "model_name_on_ollama": "m"}
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        *(("/ollama/generate", {"model": name, "prompt": "x"}) for name in ("a\x1bb", "a\u2028b")),
+        ("/ollama/generate", {"model": "m", "prompt": "x\0"}),
+        ("/ollama/chat", {"model": "m", "messages": [{"role": "user", "content": "\ud800"}]}),
+        *(("/models/create/", {**NEXT, name: "x\0y"}) for name in ("system", "template", "from")),
+        ("/models/create/", {**NEXT, "parameters": {"stop": ["x\0"]}}),
+        *(
+            ("/api/create", {"model": "m", "from": "n", "system": text})
+            for text in ("\ud800", "\0")
+        ),
+        *(
+            ("/api/create", {"model": "m", "from": "n", name: "a\tb"})
+            for name in ("renderer", "parser")
+        ),
+        ("/api/create", {"model": "m", "files": {"a\x7f.gguf": DIGEST}}),
+        ("/api/create", {"model": "m", "from": "n", "adapters": {"a\u2028b.gguf": DIGEST}}),
+    ],
+)
+def test_what_ollama_could_not_take_does_not_go_there(
+    app: Flask, standin: Standin, path: str, fields: dict[str, object]
+) -> None:
+    """Some was answered as though Ollama could not be reached."""
+    answer = app.test_client().post(path, data=json.dumps(fields), content_type="application/json")
+    assert answer.status_code == 400
+    assert any(word in answer.text for word in ("Remove it.", "another name", "Ollama's names are"))
+    assert not [seen for seen in standin.requests if seen.method == "POST"]
+
+
+@pytest.mark.parametrize("field", ["system", "template", "license", "from"])
+def test_a_form_s_field_with_a_null_byte(app: Flask, zips: Zips, field: str) -> None:
+    fields = [("model_name_on_ollama", "x"), (field, "x\0y"), ("Model", zips.both)]
+    answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    "line", ["SYSTEM a\0b", "LICENSE a\0b", "MESSAGE user a\0b", "RENDERER a\x1bb"]
+)
+def test_a_modelfile_that_ollama_could_not_take(app: Flask, tmp_path: Path, line: str) -> None:
+    base = tmp_path / "base.gguf"
+    write_base(base)
+    members = {"base.gguf": base, "Modelfile": f"FROM ./base.gguf\n{line}\n".encode()}
+    write_zip(tmp_path / "m.zip", members)
+    fields = [("model_name_on_ollama", "x"), ("Model", tmp_path / "m.zip")]
+    answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
+    assert answer.last["status"] == 400
+    assert "Remove it." in answer.last["details"]["error"]
 
 
 @pytest.mark.parametrize("value", [DEEP, "9" * 5000, '{"seed": 1' + "0" * 400 + "}", "NaN", "{"])

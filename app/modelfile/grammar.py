@@ -28,7 +28,8 @@ _CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('
 
 _TEMPLATE_ERROR = re.compile(r"\btemplate: [^:\s]*:(\d{1,6})(?::\d{1,6})?: ")
 
-SAID_ONCE = ("template", "system", "renderer", "parser", "requires")
+NAMES = ("renderer", "parser", "requires")
+SAID_ONCE = ("template", "system", *NAMES)
 
 
 class ModelfileError(ValueError):
@@ -205,3 +206,22 @@ def quote(value: str) -> str:
         f"{shortened(value)} can't be written in a Modelfile: a line in it ends with three double"
         " quotes, where Ollama would end the whole text. Write something after them."
     )
+
+
+def check_sendable(modelfile: Modelfile) -> None:
+    """Raise ModelfileError for a text with a NUL character, at which llama.cpp would end it, and
+    for a name with what can't be printed."""
+    said = {name: getattr(modelfile, name) or "" for name in SAID_ONCE}
+    texts = [
+        *said.items(),
+        *(("license", text) for text in modelfile.license),
+        *(("message", text) for _, text in modelfile.messages),
+        *(("parameter", text) for _, text in modelfile.parameters),
+    ]
+    for instruction, text in texts:
+        if "\0" in text:
+            raise ModelfileError(f"{instruction.upper()} holds a NUL character. Remove it.")
+        if instruction in NAMES and not text.isprintable():
+            raise ModelfileError(
+                f"{instruction.upper()} holds a character that can't be printed. Remove it."
+            )

@@ -15,6 +15,8 @@ _NAME = re.compile(
 NAME_PATTERN = re.sub(r"\?P<\w+>", "?:", _NAME.pattern).replace("-]", r"\-]")
 """The same rule as an HTML `pattern`."""
 
+SHOWN_CHARACTERS = 200
+
 
 class InvalidName(ValueError):
     """A name that Ollama wouldn't take; `is_reserved` where it is only kept for something else."""
@@ -28,12 +30,23 @@ def check_name(name: str) -> str:
     Source of the rule: Ollama, types/model/name.go. Tags that mean another place than this server
     (`cloud`, `local`, `*-cloud`) are refused: other endpoints strip them.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise InvalidName(f"{name!r} can't be a model's name on Ollama. {NAME_RULE}")
-    tag = (match["tag"] or "latest").lower()
+    tag = (_parts(name)["tag"] or "latest").lower()
     if tag in ("cloud", "local") or tag.endswith("-cloud"):
         error = InvalidName(f"{name!r} can't be used: Ollama keeps the tag {tag!r} for itself.")
         error.is_reserved = True
         raise error
     return name
+
+
+def check_asked_name(name: str) -> str:
+    """The same for a model that is only asked, which may be in another place."""
+    _parts(name)
+    return name
+
+
+def _parts(name: str) -> re.Match[str]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        shown = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
+        raise InvalidName(f"{shown!r} can't be a model's name on Ollama. {NAME_RULE}")
+    return match

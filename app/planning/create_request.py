@@ -88,7 +88,7 @@ def parse(body: Any) -> CreateRequest:
     if from_ is None and not files:
         unsaid = "neither 'from' or 'files' was specified"
         raise BadRequest(unsaid if files is None else "unknown type")
-    quantize = _text(body, "quantize") or _text(body, "quantization")
+    quantize = _word(body, "quantize") or _word(body, "quantization")
     stream = body.get("stream")
     if stream not in (None, True, False):
         raise BadRequest("The field 'stream' takes true or false.")
@@ -103,9 +103,9 @@ def parse(body: Any) -> CreateRequest:
         licenses=_licenses(body.get("license")),
         parameters=_parameters(body.get("parameters")),
         messages=_messages(body.get("messages")),
-        renderer=_text(body, "renderer"),
-        parser=_text(body, "parser"),
-        requires=_text(body, "requires"),
+        renderer=_word(body, "renderer"),
+        parser=_word(body, "parser"),
+        requires=_word(body, "requires"),
         is_streamed=stream is not False,
         body=body,
     )
@@ -179,6 +179,12 @@ def _digests(body: Mapping[str, Any], key: str) -> dict[str, str] | None:
             f'The field {key!r} must be an object of names and digests, such as {{"model.gguf":'
             ' "sha256:..."}.'
         )
+    for name in value:
+        if not name.isprintable():
+            raise BadRequest(
+                f"The file name {name!r} has a character that can't be printed. Give the file"
+                " another name."
+            )
     return value
 
 
@@ -201,6 +207,13 @@ def _text(body: Mapping[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise BadRequest(f"The field {key!r} must be text.")
     return value or None
+
+
+def _word(body: Mapping[str, Any], key: str) -> str | None:
+    value = _text(body, key)
+    if value is not None and not value.isprintable():
+        raise BadRequest(f"The field {key!r} has a character that can't be printed. Remove it.")
+    return value
 
 
 def _licenses(value: Any) -> tuple[str, ...]:

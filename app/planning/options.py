@@ -1,7 +1,7 @@
 """What a client asked for beside the model: the optional fields of create and deploy."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from math import isfinite, nan
@@ -17,6 +17,12 @@ FIELDS = (
     *("projector", "verify"),
 )
 """The names of the optional fields, as requests spell them."""
+
+
+NO_TEXT = (
+    "holds a NUL character or half of a character (a lone surrogate), which Ollama can't take."
+    " Remove it."
+)
 
 
 class BadRequest(Exception):
@@ -68,6 +74,8 @@ def optional_text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise BadRequest(f"The field {name!r} must be text.")
+    if value is not None and not _is_text(value):
+        raise BadRequest(f"The field {name!r} {NO_TEXT}")
     return value
 
 
@@ -103,13 +111,38 @@ def options(fields: Mapping[str, Any]) -> Options:
 
 def read_json(content: str | bytes) -> Any:
     """A stranger's JSON. Raises ValueError, also where it nests too deeply, has a number beyond 64
-    bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know (RFC 8259)."""
+    bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know (RFC 8259);
+    BadRequest for a text with what can't go on to Ollama."""
     try:
-        return json.loads(
+        value = json.loads(
             content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
         )
     except RecursionError:
         raise ValueError("it nests too deeply") from None
+    if not all(map(_is_text, _texts(value))):
+        raise BadRequest(f"A text of the JSON {NO_TEXT}")
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in what JSON says, keys too."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                yield text
+            case list(values):
+                left += values
+            case dict(values):
+                left += values
+                left += values.values()
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can carry it, and llama.cpp reads it to its end."""
+    if text.isascii():
+        return "\0" not in text
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _integer(text: str) -> int:

@@ -135,6 +135,7 @@ def make_plan(
     ):
         check_adapter_sent(selection, selection.adapter, server)
     modelfile, template, reason = _modelfile(selection, options, templates, from_)
+    grammar.check_sendable(modelfile)
     projector = list(selection.projector.files) if selection.projector else []
     files, adapters = _sent(selection)
     return Plan(

@@ -9,6 +9,7 @@ from app.modelfile.grammar import ROLES
 from app.modelfile.parameters import check_parameters
 from app.ollama.client import Ollama
 from app.ollama.errors import OllamaError
+from app.ollama.names import check_asked_name
 from app.planning.options import BadRequest, text
 from app.progress import CANCEL, Cancel
 from app.service.lines import POLL_SECONDS
@@ -26,14 +27,14 @@ def chat_request(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Takes Ollama's own fields `model`, `messages` (objects of `role` and `content`), `options` and
     `think`. An answer has at most MAX_TOKENS tokens, and DEFAULT_TOKENS where `num_predict` says
-    nothing: a model that was trained badly may never end by itself. Raises BadRequest, and
-    ModelfileError for options that Ollama doesn't have.
+    nothing: a model that was trained badly may never end by itself. Raises BadRequest,
+    InvalidName, and ModelfileError for options that Ollama doesn't have.
     """
     messages = fields.get("messages")
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise BadRequest(f"The field 'messages' takes a list of 1 to {MAX_MESSAGES} messages.")
     body = {
-        "model": text(fields, "model"),
+        "model": check_asked_name(text(fields, "model")),
         "messages": [_message(message) for message in messages],
         "options": _options(fields.get("options")),
     }

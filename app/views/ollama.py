@@ -12,6 +12,7 @@ from app.errors import describe
 from app.modelfile.grammar import ROLES
 from app.ollama.client import Ollama
 from app.ollama.errors import ModelMissing, OllamaError
+from app.ollama.names import check_asked_name
 from app.planning.options import text
 from app.service.chat import MAX_MESSAGES, Answer, chat_request, first_answer, heard
 from app.service.watch import described
@@ -64,7 +65,7 @@ def generate() -> Response:
     They are from the first server that gives one.
     """
     fields = json_object()
-    model, prompt = text(fields, "model"), text(fields, "prompt")
+    model, prompt = check_asked_name(text(fields, "model")), text(fields, "prompt")
     return _answered(lambda server: server.generate(model, prompt))
 
 

@@ -42,9 +42,9 @@ def look() -> Response:
     try:
         fields = read_json(body.readline(LIST_BYTES))
     except ValueError as error:
-        raise BadRequest(f"The first line isn't schemas.JSON: {error}.") from error
+        raise BadRequest(f"The first line isn't JSON: {error}.") from error
     if not isinstance(fields, dict):
-        raise BadRequest("The first line must be a schemas.JSON object with 'files'.")
+        raise BadRequest("The first line must be a JSON object with 'files'.")
     heads = list(_heads(fields, body))
     return json_answer(preview(service(), heads, options(fields), asked_servers({})))
 

@@ -113,7 +113,7 @@ def _json() -> Any:
     except json.JSONDecodeError as error:
         raise BadRequest(go_json.words_of(error)) from error
     except ValueError as error:
-        raise BadRequest(f"The body isn't schemas.JSON: {error}.") from error
+        raise BadRequest(f"The body isn't JSON: {error}.") from error
 
 
 def _lines(task: Task, steps: Steps[None]) -> Lines:
