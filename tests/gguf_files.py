@@ -5,7 +5,10 @@ weights; a real Ollama server loads them. An adapter has a pair for each of thei
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
 import gguf
@@ -17,6 +20,7 @@ FILE_TYPES = {
     gguf.GGMLQuantizationType.BF16: gguf.LlamaFileType.MOSTLY_BF16,
     gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
 }
+REMEMBERED_WIDTH = 64
 GPT2_TOKENS = [*map(chr, range(256)), "ab", "<|im_start|>", "<|im_end|>"]
 
 
@@ -36,6 +40,33 @@ def write_base(
 
     `dtype` is the type of the linear layers; norms stay F32. `extra` adds metadata.
     """
+    given = (arch, name, width, blocks, dtype, chat_template, tuple((extra or {}).items()), seed)
+    if width > REMEMBERED_WIDTH:
+        _write_base(path, *given)
+    else:
+        path.write_bytes(_base(*given))
+    return path
+
+
+@cache
+def _base(*given: Any) -> bytes:
+    """What `_write_base` writes: the small ones are asked for again and again."""
+    with NamedTemporaryFile(suffix=".gguf") as file:
+        _write_base(Path(file.name), *given)
+        return file.read()
+
+
+def _write_base(
+    path: Path,
+    arch: str,
+    name: str,
+    width: int,
+    blocks: int,
+    dtype: gguf.GGMLQuantizationType,
+    chat_template: str | None,
+    extra: tuple[tuple[str, str | int | float | bool], ...],
+    seed: int,
+) -> None:
     writer = gguf.GGUFWriter(path, arch)
     writer.add_type("model")
     writer.add_name(name)
@@ -54,7 +85,7 @@ def write_base(
     _add_tokenizer(writer, arch)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    for key, value in (extra or {}).items():
+    for key, value in extra:
         _add_scalar(writer, key, value)
     random = np.random.default_rng(seed)
     for tensor, shape in base_tensors(arch, width, blocks):
@@ -65,7 +96,6 @@ def write_base(
             values = random.normal(0, 0.05, shape).astype(np.float32)
             writer.add_tensor(tensor, gguf.quants.quantize(values, dtype), raw_dtype=dtype)
     finish(writer)
-    return path
 
 
 def write_lora(

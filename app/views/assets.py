@@ -11,7 +11,7 @@ import hashlib
 import mimetypes
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -124,10 +124,15 @@ class Assets:
 
 def init_app(app: Flask, folder: Path) -> None:
     """Serve the files of `folder`, and give templates `asset` and `modules`."""
-    app.extensions["assets"] = Assets(folder)
+    app.extensions["assets"] = _assets_of(folder)
     app.jinja_env.globals |= {"asset": asset, "modules": modules}
     for rule in ("/static/<filename>", "/static/<version>/<filename>"):
         app.add_url_rule(rule, "static", static)
+
+
+@cache
+def _assets_of(folder: Path) -> Assets:
+    return Assets(folder)
 
 
 def asset(name: str) -> str:

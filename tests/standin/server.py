@@ -39,7 +39,7 @@ class Standin:
 
     def start(self) -> None:
         """Serve from a thread."""
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,))
         self._thread.daemon = True
         self._thread.start()
 
