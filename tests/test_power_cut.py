@@ -36,7 +36,7 @@ class Machine:
         self.is_off, self.is_kill, self.synced = False, is_kill, synced
         self._dice, self._cut_at = dice, cut_at
         self._names = set(synced)
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
 
     def sync(self, descriptor: int) -> None:
         """Instead of fsync and fdatasync: what is there now will be there."""
@@ -54,6 +54,10 @@ class Machine:
 
     def cut(self) -> None:
         """Leave what was synced, and of all else some; after a kill, all."""
+        with self._turn:  # Else a sync that comes meanwhile would seem to have been done.
+            self._leave()
+
+    def _leave(self) -> None:
         if self.is_off:
             return
         self.is_off = True
