@@ -1,10 +1,15 @@
-"""How work that runs on a thread of its own says how far it is, and how it is told to end."""
+"""Work on a thread of its own: how it says how far it is, hands things over, and is told to end."""
 
+import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
+from typing import Any, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+POLL_SECONDS = 0.5
 
 
 class Report(Protocol):
@@ -62,3 +67,51 @@ class Cancel:
 
 CANCEL: ContextVar[Cancel | None] = ContextVar("CANCEL", default=None)
 """For work that runs on a thread of its own: whether anybody still waits for it."""
+
+
+def followed(
+    work: Callable[[Callable[[Item], None]], Result], cancel: Cancel, most: int = 0
+) -> Generator[Item | None, None, Result]:
+    """Run `work(put)` on a thread and yield each item that it puts, in order; None whenever there
+    has been none for POLL_SECONDS, so that whoever drives this can look whether anybody still
+    waits.
+
+    At most `most` items wait to be taken, where it isn't 0. Returns what the work returns, and
+    raises what it raises. Closing the generator sets `cancel`, which the work has as CANCEL, and
+    waits for the work to end: nothing goes on behind the caller's back.
+    """
+    items: queue.Queue[Item | None] = queue.Queue(most)
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        CANCEL.set(cancel)
+        try:
+            outcome.append(work(items.put))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            items.put(None)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="work", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = items.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if item is None:
+                break
+            yield item
+    finally:
+        cancel.set()
+        while thread.is_alive():
+            with suppress(queue.Empty):  # it may wait for room
+                while True:
+                    items.get_nowait()
+            thread.join(0.05)
+    if failure:
+        raise failure[0]
+    return outcome[0]

@@ -1,18 +1,15 @@
 """A request on its way to a server and back, as it is, in bounded memory."""
 
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import requests
 
-from app.progress import CANCEL, Cancel, Cancelled
+from app.progress import Cancel, Cancelled, followed
 
 BLOCK = 2**16
 QUEUED_BLOCKS = 8
-POLL_SECONDS = 0.5
 # Of one connection, not of what it carries. Source: RFC 9110, section 7.6.1.
 HOP_BY_HOP = frozenset(
     (
@@ -88,10 +85,8 @@ class Passage:
     ) -> None:
         self._exchange = exchange
         self._is_wanted = is_wanted
-        self._queue: queue.Queue[Head | bytes | BaseException | None] = queue.Queue(QUEUED_BLOCKS)
         self._cancel = Cancel()
-        self._thread = threading.Thread(target=self._run, name="passage", daemon=True)
-        self._thread.start()
+        self._items = followed(self._run, self._cancel, QUEUED_BLOCKS)
 
     def head(self) -> Head:
         """The answer's beginning. Raises what the exchange raises, and Cancelled."""
@@ -106,37 +101,19 @@ class Passage:
 
     def close(self) -> None:
         """End the request, wherever it is."""
-        self._cancel.set()
-        while self._thread.is_alive():
-            with suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
-            self._thread.join(0.05)
+        self._items.close()
 
     def _next(self) -> Head | bytes | None:
-        while True:
-            try:
-                item = self._queue.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if not self._is_wanted():
-                    raise Cancelled from None
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            return item
+        for item in self._items:
+            if item is not None:
+                return item
+            if not self._is_wanted():
+                raise Cancelled
+        return None
 
-    def _run(self) -> None:
-        CANCEL.set(self._cancel)
-        end: BaseException | None = None
-        try:
-            with self._exchange() as response:
-                self._put(Head(response.status_code, end_to_end(response.raw.headers.items())))
-                while block := response.raw.read1(BLOCK, decode_content=False):
-                    self._put(block)
-        except BaseException as error:
-            end = error
-        self._queue.put(end)
-
-    def _put(self, item: Head | bytes) -> None:
-        self._cancel.check()
-        self._queue.put(item)
+    def _run(self, put: Callable[[Head | bytes], None]) -> None:
+        with self._exchange() as response:
+            put(Head(response.status_code, end_to_end(response.raw.headers.items())))
+            while block := response.raw.read1(BLOCK, decode_content=False):
+                self._cancel.check()
+                put(block)

@@ -1,7 +1,5 @@
 """A chat with a model on Ollama: what may be asked, and the answer as long as somebody listens."""
 
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +9,7 @@ from app.ollama.client import Ollama
 from app.ollama.errors import OllamaError
 from app.ollama.names import check_asked_name
 from app.planning.options import BadRequest, text
-from app.progress import CANCEL, Cancel
-from app.service.lines import POLL_SECONDS
+from app.progress import Cancel, followed
 
 MAX_MESSAGES = 1000
 DEFAULT_TOKENS = 2048
@@ -86,47 +83,16 @@ def first_answer(
 
 
 def heard(lines: Iterator[Answer]) -> Generator[Answer | None, None, None]:
-    """The lines, read on a thread of their own, each as it comes; None whenever there has been none
-    for POLL_SECONDS, so that whoever listens can look whether its client is still there.
+    """The lines, each as it comes; None whenever there has been none for a while, so that whoever
+    listens can look whether its client is still there.
 
     Raises what reading them raises. Closing it interrupts what is read, and waits for that end.
     """
-    said: queue.Queue[Answer | None] = queue.Queue(UNHEARD_LINES)
     cancel = Cancel()
-    failure: list[BaseException] = []
 
-    def read() -> None:
-        CANCEL.set(cancel)
-        try:
-            for line in lines:
-                cancel.check()
-                said.put(line)
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            said.put(None)
+    def read(put: Callable[[Answer], None]) -> None:
+        for line in lines:
+            cancel.check()
+            put(line)
 
-    reader = threading.Thread(target=read, name="chat", daemon=True)
-    reader.start()
-    try:
-        while True:
-            try:
-                line = said.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                yield None
-                continue
-            if line is None:
-                break
-            yield line
-    finally:
-        cancel.set()
-        while reader.is_alive():
-            _drop(said)
-            reader.join(0.01)
-    if failure:
-        raise failure[0]
-
-
-def _drop(said: "queue.Queue[Answer | None]") -> None:
-    while not said.empty():
-        said.get_nowait()
+    yield from followed(read, cancel, UNHEARD_LINES)

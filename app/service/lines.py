@@ -1,18 +1,13 @@
 """What a running task says: the contract's lines, and the progress between them."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from app.progress import CANCEL, Cancel, Report
-
-Result = TypeVar("Result")
-POLL_SECONDS = 0.5
+from app.progress import POLL_SECONDS, Cancel, Report, Result, followed
 
 
 @dataclass
@@ -65,11 +60,18 @@ that whoever drives it can look whether its client is still there."""
 
 
 class _Events:
-    """What work on other threads reports, in order: the ratio never goes back, and stays below that
-    of `middle` until that line has been passed."""
+    """What work on other threads reports, in order, each put as a line: the ratio never goes back,
+    and stays below that of `middle` until that line has been passed."""
 
-    def __init__(self, start: float, end: float, cancel: Cancel, middle: Line | None) -> None:
-        self.queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+    def __init__(
+        self,
+        put: Callable[[Line], None],
+        start: float,
+        end: float,
+        cancel: Cancel,
+        middle: Line | None,
+    ) -> None:
+        self._put = put
         self._start, self._end, self._cancel, self._middle = start, end, cancel, middle
         self._ratio = start
         self._said: dict[tuple[str, Any], float] = {}
@@ -87,7 +89,7 @@ class _Events:
                 ratio = self._start + (self._end - self._start) * min(done, 1.0)
                 most = self._middle.ratio if self._middle else self._end
                 self._ratio = max(self._ratio, min(ratio, most))
-            self.queue.put(Line(action, self._ratio, details, verbose=True))
+            self._put(Line(action, self._ratio, details, verbose=True))
 
     def pass_middle(self) -> None:
         """Have the line in the middle said, unless it was."""
@@ -95,17 +97,15 @@ class _Events:
         with self._lock:
             if self._middle:
                 self._ratio = self._middle.ratio
-                self.queue.put(self._middle)
+                self._put(self._middle)
                 self._middle = None
 
 
 def follow(work: Callable[[Report], Result], start: float, end: float) -> Steps[Result]:
     """Run `work(report)` on a thread and yield what it reports as verbose lines.
 
-    Ratios go from `start` to `end`. Yields at least every POLL_SECONDS. Returns what the work
-    returns and raises what it raises. Closing the generator makes the work's next report raise
-    Cancelled, interrupts what it waits for (CANCEL), and waits for the work to end: nothing goes on
-    behind the caller's back.
+    Ratios go from `start` to `end`. Yields at least every POLL_SECONDS, returns and raises as
+    progress.followed. Closing the generator makes the work's next report raise Cancelled.
     """
     return (yield from _follow(lambda events: work(events.report), start, end))
 
@@ -126,34 +126,8 @@ def _follow(
     work: Callable[[_Events], Result], start: float, end: float, middle: Line | None = None
 ) -> Steps[Result]:
     cancel = Cancel()
-    events = _Events(start, end, cancel, middle)
-    outcome: list[Result] = []
-    failure: list[BaseException] = []
 
-    def run() -> None:
-        CANCEL.set(cancel)
-        try:
-            outcome.append(work(events))
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            events.queue.put(None)
+    def run(put: Callable[[Line], None]) -> Result:
+        return work(_Events(put, start, end, cancel, middle))
 
-    thread = threading.Thread(target=copy_context().run, args=(run,), name="work", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                event = events.queue.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                yield None
-                continue
-            if event is None:
-                break
-            yield event
-    finally:
-        cancel.set()
-        thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    return (yield from followed(run, cancel))
