@@ -206,10 +206,11 @@ def phase(name: str) -> Iterator[None]:
             _PHASES.labels(name).observe(time.monotonic() - started)
 
 
-def received(way: str, size: int) -> None:
-    """Count `size` bytes of an upload that have arrived, for all and for the task under way."""
+def received(kind: str, size: int) -> None:
+    """Count `size` bytes of an upload of that kind that have arrived, for all and for the current
+    task."""
     with suppress(OSError):
-        RECEIVED_BYTES.labels(way).inc(size)
+        RECEIVED_BYTES.labels(kind).inc(size)
     if task := _WATCHED.get():
         task.received_bytes += size
 

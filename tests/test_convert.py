@@ -142,7 +142,7 @@ def test_a_whole_folder_becomes_a_model_that_llama_cpp_runs(tmp_path: Path) -> N
     config = {**recorded["config"], "vocab_size": rows, "eos_token_id": 2}
     table = {key: [rows, 64] for key in ("model.embed_tokens.weight", "lm_head.weight")}
     folder = write_folder(tmp_path / "whole", "llama31", config, {**recorded["shapes"], **table})
-    way = next(way for way in splitting.WAYS if way.name == "llama-bpe")
+    way = next(way for way in splitting.SPLITTINGS if way.name == "llama-bpe")
     tokenizer = byte_level(way.steps, ignore_merges=bool(way.whole_words))
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     save(

@@ -18,7 +18,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[t
     """By the name of each way to split text: the texts, the tokenizer's ids and llama.cpp's."""
     folder = tmp_path_factory.mktemp("ways")
     trained, asked = {}, {}
-    for way in splitting.WAYS:
+    for way in splitting.SPLITTINGS:
         model = {} if way.whole_words is None else {"ignore_merges": way.whole_words}
         tokenizer = trained[way.name] = byte_level(way.steps, **model)
         files = save(folder / way.name, {"tokenizer.json": tokenizer})
@@ -37,7 +37,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[t
     }
 
 
-@pytest.mark.parametrize("name", [way.name for way in splitting.WAYS])
+@pytest.mark.parametrize("name", [way.name for way in splitting.SPLITTINGS])
 def test_llama_cpp_splits_text_as_the_tokenizer_did(
     split: dict[str, list[tuple]], name: str
 ) -> None:
@@ -45,7 +45,7 @@ def test_llama_cpp_splits_text_as_the_tokenizer_did(
 
 
 def test_every_name_is_one_of_llama_cpps() -> None:
-    names = {name for way in splitting.WAYS for name in (way.name, *way.of_types.values())}
+    names = {name for way in splitting.SPLITTINGS for name in (way.name, *way.of_types.values())}
     assert names <= KNOWN
 
 

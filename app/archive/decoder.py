@@ -31,7 +31,7 @@ class Facts(Protocol):
 
 
 def check_method(name: str, method: int) -> None:
-    """Raise ArchiveError for an entry that is compressed in a way that isn't taken."""
+    """Raise ArchiveError for an entry that is compressed by another method than METHODS."""
     if method not in METHODS:
         what = _METHOD_NAMES.get(method, f"method {method}")
         raise ArchiveError(

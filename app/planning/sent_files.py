@@ -18,7 +18,7 @@ Found = Mapping[str, Path]
 """Where the content of each sha256 (hex) lies that is here."""
 
 
-def looked_at(
+def check_files(
     given: Mapping[str, str], found: Found, *, are_adapters: bool = False
 ) -> Iterator[str]:
     """What Ollama says while it reads the files, name to digest. Raises Refused.
@@ -51,7 +51,7 @@ def looked_at(
         raise
 
 
-def placed(files: Mapping[str, str], adapters: Mapping[str, str]) -> dict[str, str]:
+def names_in_folder(files: Mapping[str, str], adapters: Mapping[str, str]) -> dict[str, str]:
     """All files, name to digest, by the names that they get in a model's folder, with the sha256
     (hex) of each: an adapter's beside others are in a folder of their own.
 

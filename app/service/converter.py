@@ -115,9 +115,9 @@ def _process(
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     seconds = int(LIMIT_SECONDS + 1) * (os.cpu_count() or 1)
     limits = [str(MEMORY_BYTES), str(seconds), str(largest)]
-    bounded = str(Path(__file__).with_name("bounded.py"))
+    runner = str(Path(__file__).with_name("run_limited.py"))
     process = subprocess.Popen(
-        [sys.executable, "-I", bounded, *limits, *arguments],
+        [sys.executable, "-I", runner, *limits, *arguments],
         cwd=home,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from app.planning.contents import examine
 from app.planning.create_request import CreateRequest, Refused, modelfile, sha256_of
 from app.planning.options import Options
 from app.planning.selection import Selection, select
-from app.planning.sent_files import looked_at, placed
+from app.planning.sent_files import check_files, names_in_folder
 from app.progress import Report
 from app.service.install import Targets
 from app.service.lines import Line, Steps, Task, follow
@@ -57,12 +57,12 @@ class Creation:
             staging.hold(name)
             here = storage.blobs.find_all(digest[-64:] for digest in digests)
             found = {sha256: path for sha256, (path, _) in here.items()}
-            for said in looked_at(files, found):
+            for said in check_files(files, found):
                 yield _said({"status": said})
-            for said in looked_at(adapters, found, are_adapters=True) if adapters else ():
+            for said in check_files(adapters, found, are_adapters=True) if adapters else ():
                 yield _said({"status": said})
             options = Options(quantize=request.quantization())
-            staging.link_blobs(placed(files, adapters))
+            staging.link_blobs(names_in_folder(files, adapters))
             yield from self._made(staging, name, base, options, servers, held)
         storage.blobs.remove(map(sha256_of, digests))
 

@@ -21,7 +21,7 @@ from app.progress import Report
 from app.service.conversion import Converted, convert
 from app.service.history import Made, recorded
 from app.service.lines import Line, Script, Steps, follow, follow_past
-from app.service.servers import introduced, side_by_side
+from app.service.servers import prefetch, side_by_side
 from app.storage.directory import Storage
 from app.storage.model import Model
 
@@ -82,7 +82,7 @@ def targets_of(servers: Sequence[Ollama], make: Callable[[Ollama], Plan]) -> Tar
     """A plan for each server. Raises what `make` raises where that isn't the server's own fault,
     and where it is so for all of them."""
     result = Targets(tuple(server.url for server in servers))
-    missing = introduced(servers)
+    missing = prefetch(servers)
     for server in servers:
         with result.attempt(server.url):
             if server.url in missing:

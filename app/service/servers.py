@@ -39,9 +39,10 @@ def check_any(servers: Sequence[Ollama]) -> None:
     raise failures[servers[0].url]
 
 
-def introduced(servers: Sequence[Ollama]) -> dict[str, OllamaError]:
-    """Have all servers say what a plan asks of each; those that don't, as `silent` gives them."""
-    return silent(servers, _introduce if len(servers) > 1 else Ollama.recent_version)
+def prefetch(servers: Sequence[Ollama]) -> dict[str, OllamaError]:
+    """Ask all servers at once what a plan needs to know of each, which they then have ready; those
+    that don't answer, as `silent` gives them."""
+    return silent(servers, _prefetch if len(servers) > 1 else Ollama.recent_version)
 
 
 def silent(
@@ -68,7 +69,7 @@ def silent(
     return {**failures, **late}
 
 
-def _introduce(server: Ollama) -> None:
+def _prefetch(server: Ollama) -> None:
     server.recent_version()
     with suppress(OllamaError):
         server.takes_adapters()

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the patterns are as the tokenizers have them
-"""llama.cpp's name for a byte-level tokenizer's way to split text, found by its own patterns.
+"""llama.cpp's name for how a byte-level tokenizer splits text, found by its own patterns.
 
 What is compared is the pre-tokenizer of tokenizer.json, step by step, in one spelling. Names of one
 line split alike in llama.cpp; the first is used unless the model's type has its own. Facts from
@@ -65,12 +65,12 @@ _DEEPSEEK_LETTERS = (
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to split text: llama.cpp's name for it, and its steps in tokenizer.json.
+class Splitting:
+    """How a text is split: llama.cpp's name for that, and its steps in tokenizer.json.
 
     `whole_words` is what llama.cpp does with a word that is a token as it stands: takes it without
     merging (tokenizer.json's `ignore_merges`); None where both go by this name. `of_types` are
-    names that it has for the same way in models of a type.
+    names that it has for the same in models of a type.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Way:
     of_types: Mapping[str, str] = field(default_factory=dict)
 
 
-WAYS = (
-    Way(
+SPLITTINGS = (
+    Splitting(
         "gpt-2", (GPT2, BYTES), None, {"olmo": "olmo", "mpt": "mpt", "phi": "phi-2", "jais": "jais"}
     ),
-    Way(
+    Splitting(
         "starcoder",
         (DIGITS, GPT2, BYTES),
         None,
@@ -94,14 +94,14 @@ WAYS = (
             "exaone": "exaone",
         },
     ),
-    Way("llama-bpe", (LLAMA3, BYTES), True),
-    Way("dbrx", (LLAMA3, BYTES), False, dict.fromkeys(("glm", "glm4", "glm4_moe"), "glm4")),
-    Way("qwen2", (QWEN2, BYTES), None, {"stablelm": "stablelm2"}),
-    Way("qwen35", (QWEN35, BYTES)),
-    Way("tekken", (TEKKEN, BYTES)),
-    Way("gpt-4o", (GPT4O, BYTES), None, {"llama4": "llama4", "llama4_text": "llama4"}),
-    Way("deepseek-v3", (r"\p{N}{1,3}", _CHINESE_AND_KANA, _PUNCTUATED, BYTES)),
-    Way(
+    Splitting("llama-bpe", (LLAMA3, BYTES), True),
+    Splitting("dbrx", (LLAMA3, BYTES), False, dict.fromkeys(("glm", "glm4", "glm4_moe"), "glm4")),
+    Splitting("qwen2", (QWEN2, BYTES), None, {"stablelm": "stablelm2"}),
+    Splitting("qwen35", (QWEN35, BYTES)),
+    Splitting("tekken", (TEKKEN, BYTES)),
+    Splitting("gpt-4o", (GPT4O, BYTES), None, {"llama4": "llama4", "llama4_text": "llama4"}),
+    Splitting("deepseek-v3", (r"\p{N}{1,3}", _CHINESE_AND_KANA, _PUNCTUATED, BYTES)),
+    Splitting(
         "deepseek-llm",
         (
             r"[\r\n]",
@@ -113,14 +113,14 @@ WAYS = (
             BYTES,
         ),
     ),
-    Way("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CHINESE, DIGITS, BYTES)),
-    Way("seed-coder", (SEED_CODER, BYTES)),
-    Way("exaone-moe", (EXAONE_MOE, BYTES)),
-    Way("jais-2", (JAIS2, BYTES)),
-    Way("minicpm5", (r"\p{N}{1,3}", LLAMA3.replace("{1,3}", "+"), BYTES)),
-    Way("falcon", ("punctuation Contiguous", GPT2, BYTES, NUMBERS, "[0-9][0-9][0-9]")),
-    Way("bloom", (BLOOM, BYTES)),
-    Way("viking", (BLOOM, DIGITS, BYTES)),
+    Splitting("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CHINESE, DIGITS, BYTES)),
+    Splitting("seed-coder", (SEED_CODER, BYTES)),
+    Splitting("exaone-moe", (EXAONE_MOE, BYTES)),
+    Splitting("jais-2", (JAIS2, BYTES)),
+    Splitting("minicpm5", (r"\p{N}{1,3}", LLAMA3.replace("{1,3}", "+"), BYTES)),
+    Splitting("falcon", ("punctuation Contiguous", GPT2, BYTES, NUMBERS, "[0-9][0-9][0-9]")),
+    Splitting("bloom", (BLOOM, BYTES)),
+    Splitting("viking", (BLOOM, DIGITS, BYTES)),
 )
 
 _SPELLINGS = (
@@ -148,9 +148,9 @@ def name_of(tokenizer: TokenizerJson, model_type: str | None) -> str:
     """
     steps = steps_of(tokenizer.pre_tokenizer)
     whole_words = tokenizer.model.ignore_merges
-    for way in WAYS:
-        if way.steps == steps and way.whole_words in (None, whole_words):
-            return way.of_types.get(model_type or "", way.name)
+    for known in SPLITTINGS:
+        if known.steps == steps and known.whole_words in (None, whole_words):
+            return known.of_types.get(model_type or "", known.name)
     raise unknown(tokenizer)
 
 
