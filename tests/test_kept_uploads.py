@@ -1,5 +1,6 @@
 """A deploy that fails keeps an upload that is whole and right: create makes it, without bytes."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from app.storage.directory import Storage
 from app.storage.failures import NoSpace
 from tests.callers import FlaskCaller
 from tests.conftest import litter
-from tests.gguf_files import write_zip
+from tests.gguf_files import write_base, write_zip
 from tests.standin import Standin
 from tests.test_several_files import stored
 from tests.test_zips import Files
@@ -70,6 +71,9 @@ LATE: dict[str, tuple[list[tuple[str, str]], int, str, str, dict[str, Any]]] = {
     ),
     "no such server": (
         [NAME, ("server", "nowhere")], 400, CREATE, "There is no Ollama server 'nowhere'", {},
+    ),
+    "a projector that isn't there": (
+        [NAME, ("projector", "none.gguf")], 422, UPLOAD, "The field 'projector' names", {},
     ),
     "quantizing twice": (
         [NAME, ("quantize", "Q4_0")], 422, CREATE, "The model is Q8_0 already", {},
@@ -159,10 +163,7 @@ def test_a_resumable_upload_stays_as_it_is(
     app: Flask, caller: FlaskCaller, files: Files, models_dir: Path, tmp_path: Path
 ) -> None:
     zipped = write_zip(tmp_path / "m.zip", {"base.gguf": files.base})
-    uploads = app.extensions["service"].storage.uploads
-    upload = uploads.create(zipped.stat().st_size, {"filename": "m.zip"})
-    uploads.append(upload.id, 0, [zipped.read_bytes()])
-    asked = {"upload": upload.id, "model_name_on_ollama": "new"}
+    asked = {"upload": whole_upload(app, zipped), "model_name_on_ollama": "new"}
     refused = caller.send_json("POST", "/models/deploy/", {**asked, "parameters": {"x": 1}})
     assert refused.status == 400
     assert refused.last["details"]["hint"] == (
@@ -170,6 +171,59 @@ def test_a_resumable_upload_stays_as_it_is(
     )
     assert stored(models_dir) == {}
     assert caller.send_json("POST", "/models/deploy/", asked).last["status"] == 200
+
+
+def whole_upload(app: Flask, zipped: Path) -> str:
+    """The id of a resumable upload that has arrived."""
+    uploads = app.extensions["service"].storage.uploads
+    upload = uploads.create(zipped.stat().st_size, {"filename": "m.zip"})
+    uploads.append(upload.id, 0, [zipped.read_bytes()])
+    return str(upload.id)
+
+
+NO_USE: dict[str, Any] = {
+    "no model in it": lambda f: {"a.txt": b"x"},
+    "weights without a config": lambda f: {"model.safetensors": b"\x02\0\0\0\0\0\0\0{}"},
+    "two bases": lambda f: {"a.gguf": f.base, "b.gguf": f.f16},
+    "a base and an adapter that don't fit": lambda f: {"a.gguf": f.base, "b.gguf": f.qwen_lora},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/models/upload/", "/models/deploy/"])
+@pytest.mark.parametrize("row", NO_USE)
+def test_a_resumable_upload_that_can_never_become_a_model_goes_at_once(
+    app: Flask,
+    caller: FlaskCaller,
+    files: Files,
+    models_dir: Path,
+    tmp_path: Path,
+    row: str,
+    path: str,
+) -> None:
+    upload = whole_upload(app, write_zip(tmp_path / "m.zip", NO_USE[row](files)))
+    asked = {"upload": upload, "model_name_on_ollama": "new"}
+    refused = caller.send_json("POST", path, asked)
+    assert refused.status == 422
+    assert refused.last["details"]["hint"].endswith(
+        "The upload is removed, since no other request would make a model of it."
+    )
+    assert not list(models_dir.glob(".model-handler/uploads/*"))
+    assert caller.send_json("POST", path, asked).status == 404
+
+
+def test_a_resumable_upload_stays_that_other_files_may_complete(
+    app: Flask, caller: FlaskCaller, files: Files, models_dir: Path, tmp_path: Path
+) -> None:
+    """Files that the service has can be named beside it; these aren't the right ones."""
+    large = write_base(tmp_path / "a.gguf", width=192, blocks=4).read_bytes()
+    stored = whole_upload(app, write_zip(tmp_path / "b.zip", {"m/a.gguf": large}))
+    assert caller.send_json("POST", "/models/upload/", {"upload": stored}).last["status"] == 200
+    upload = whole_upload(app, write_zip(tmp_path / "m.zip", {"m/b.gguf": files.f16}))
+    known = {"name": "a.gguf", "size": len(large), "sha256": hashlib.sha256(large).hexdigest()}
+    refused = caller.send_json("POST", "/models/upload/", {"upload": upload, "known": [known]})
+    assert refused.status == 422
+    assert "removed" not in refused.last["details"].get("hint", "")
+    assert caller.send_json("POST", "/models/upload/", {"upload": upload}).last["status"] == 200
 
 
 def test_no_room_for_what_would_be_made_of_it(

@@ -16,7 +16,6 @@ from gunicorn.http.errors import NoMoreData
 
 from app.archive.limits import ArchiveError
 from app.connection import TooSlow
-from app.storage import partial
 from app.storage.directory import Storage
 from app.storage.failures import (
     ChecksumMismatch,
@@ -28,7 +27,8 @@ from app.storage.failures import (
     UploadUnfinished,
     WrongOffset,
 )
-from app.storage.partial import Checksum, PartialUpload
+from app.storage.partial_arrivals import Checksum
+from app.storage.partial_folders import INFO, PartialUpload
 from app.storage.staging import WantedFile
 from tests.conftest import expire_uploads, litter
 from tests.gguf_files import write_zip
@@ -227,7 +227,7 @@ def test_what_is_still_to_come_counts_as_used(
 
 def test_damaged_info_is_no_upload(storage: Storage, zipped: bytes) -> None:
     upload = begin(storage, zipped)
-    (storage.state_folder / "uploads" / upload.id / partial.INFO).write_bytes(b"{}")
+    (storage.state_folder / "uploads" / upload.id / INFO).write_bytes(b"{}")
     with pytest.raises(NoSuchUpload):
         storage.uploads.get(upload.id)
     assert storage.uploads.all() == []

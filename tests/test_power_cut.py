@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -36,14 +35,14 @@ class Machine:
         self.is_off, self.is_kill, self.synced = False, is_kill, synced
         self._dice, self._cut_at = dice, cut_at
         self._names = set(synced)
-        self._turn = threading.RLock()
+        self._turn = threading.Lock()
 
     def sync(self, descriptor: int) -> None:
         """Instead of fsync and fdatasync: what is there now will be there."""
         with self._turn:
             self._cut_at -= 1
             if not self._cut_at:
-                self.cut()
+                self._cut()
             if self.is_off:
                 return
             path = Path(f"/proc/self/fd/{descriptor}")
@@ -54,25 +53,25 @@ class Machine:
 
     def cut(self) -> None:
         """Leave what was synced, and of all else some; after a kill, all."""
-        with self._turn:  # Else a sync that comes meanwhile would seem to have been done.
-            self._leave()
+        with self._turn:
+            if not self.is_off:
+                self._cut()
 
-    def _leave(self) -> None:
-        if self.is_off:
-            return
+    def _cut(self) -> None:
         self.is_off = True
         self.left.mkdir()
-        if self.is_kill:  # The journal first: what it speaks of was there before.
-            shutil.copyfile(self.folder / journal.NAME, self.left / journal.NAME)
-            for path in self.folder.iterdir():
-                if path.name != journal.NAME:
-                    shutil.copyfile(path, self.left / path.name)
-            return
+        # The journal first: what it speaks of was there before.
+        journal_path = self.folder / journal.NAME
+        said = journal_path.read_bytes()
         for path in self.folder.iterdir():
+            now = said if path == journal_path else path.read_bytes()
+            if self.is_kill:
+                (self.left / path.name).write_bytes(now)
+                continue
             is_begun = path.name in ("upload", "journal")  # which the storage has synced
             if not (is_begun or path.name in self._names) and self._dice.random() < 0.5:
                 continue
-            content = self._mixed(self.synced.get(path.name, b""), path.read_bytes())
+            content = self._mixed(self.synced.get(path.name, b""), now)
             (self.left / path.name).write_bytes(content)
 
     def left_synced(self) -> dict[str, bytes]:

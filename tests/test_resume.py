@@ -17,6 +17,7 @@ import pytest
 from app.archive import arrival as arriving
 from app.archive import writing
 from app.archive.arrival import Arrival
+from app.archive.journal import Journal
 from app.archive.limits import Limits
 from tests.gguf_files import write_base
 from tests.test_arrival import Unseekable
@@ -157,31 +158,58 @@ def test_cut_at_any_byte_it_is_the_same_in_the_end(
         assert not [path for path in folder.iterdir() if path.name == "entry-99"]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_a_checkpoint_is_on_the_disk_soon(
-    tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced = {}
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """How many bytes of each file, by its inode, are on the disk."""
+    found: dict[int, int] = {}
 
     def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
         def noted(descriptor: int) -> None:
             status = os.fstat(descriptor)
-            synced[status.st_ino] = status.st_size
+            found[status.st_ino] = status.st_size
             sync(descriptor)
 
         return noted
 
     monkeypatch.setattr(os, "fsync", noting(os.fsync))
     monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    return found
+
+
+def check_synced(folder: Path, synced: dict[int, int]) -> None:
+    for path in (*folder.glob("entry-*"), folder / "upload"):
+        status = path.stat()
+        assert synced.get(status.st_ino) == status.st_size, path.name
+    assert {folder.stat().st_ino, (folder / "journal").stat().st_ino} <= set(synced)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_checkpoint_is_on_the_disk_soon(
+    tmp_path: Path, share: float, synced: dict[int, int]
+) -> None:
     content = zipped(zipfile.ZIP_STORED)
     arrival = Arrival(tmp_path, Limits(), lambda size: None, resumable=True)
     arrival.write(content[: int(share * len(content))])
     arrival.checkpoint()
     arrival.wait_for_disk()
-    for path in (*tmp_path.glob("entry-*"), tmp_path / "journal", tmp_path / "upload"):
-        status = path.stat()
-        assert synced.get(status.st_ino) == status.st_size, path.name
-    assert tmp_path.stat().st_ino in synced
+    check_synced(tmp_path, synced)
+    arrival.close()
+
+
+def test_what_a_killed_process_has_finished_is_on_the_disk_too(
+    tmp_path: Path, synced: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor waits for that."""
+    arrival = Arrival(tmp_path, Limits(), lambda size: None, resumable=True)
+    arrival.write(zipped(zipfile.ZIP_STORED))
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "mark_synced", lambda *_: None)
+        arrival.finish()
+        arrival.close()
+    synced.clear()
+    arrival = resume(tmp_path)
+    arrival.finish()
+    check_synced(tmp_path, synced)
     arrival.close()
 
 

@@ -177,7 +177,8 @@ class Arrival:
             self._raw_file.truncate(self._raw.at)
             if self._syncing:
                 self._save(is_finished=True)
-                self.wait_for_disk()
+        if self._syncing:
+            self.wait_for_disk()
 
     def close(self) -> None:
         """Close what is open; what isn't saved is lost."""
@@ -289,6 +290,7 @@ class Arrival:
         room = [
             partial(release, self._raw_file.fileno(), entry.data, entry.compressed_size)
             for entry in (entries if self._is_zip else ())
+            if entry.compressed_size != entry.size  # of one that is stored, nothing was kept
         ]
         self._writer.submit(self._syncing.add, state, changed, room)
         self._saved = state

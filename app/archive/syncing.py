@@ -110,8 +110,9 @@ class Syncing:
         self._journal.sync()
         with self._changed:
             self._journal.mark_synced(wanted.mark)
-        # What is done then can't be undone: after a power cut it must be known that it may be.
-        self._journal.sync()
+        if wanted.then or wanted.mark["is_finished"]:
+            # What is done then can't be undone: after a power cut it must be known that it may be.
+            self._journal.sync()
         for each in wanted.then:
             each()
         self._synced_offset = wanted.mark["offset"]

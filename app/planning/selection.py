@@ -65,7 +65,7 @@ def with_base(selection: Selection, base: Selection, name: str | None) -> Select
     return both
 
 
-class SeveralProjectors(Unusable):
+class SeveralProjectors(Unfit):
     """There are several projectors, of which none was chosen; `most_exact` is one's label."""
 
     def __init__(self, found: Sequence[Projector]) -> None:
@@ -136,9 +136,7 @@ def _projector(found: Sequence[Projector], asked: str | None) -> Projector | Non
         ]
         if len(named) != 1:
             known = ", ".join(part.label for part in found) or "none"
-            raise Unusable(
-                f"The field 'projector' names {asked}; of mmproj files there are: {known}."
-            )
+            raise Unfit(f"The field 'projector' names {asked}; of mmproj files there are: {known}.")
         return named[0]
     if len(found) > 1:
         raise SeveralProjectors(found)

@@ -1,4 +1,4 @@
-"""The upload of a deploy that fails: kept as a model, unless it is itself what is wrong."""
+"""The upload of a request that fails: kept, unless it is itself what is wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +11,7 @@ from app.ollama.errors import OllamaError
 from app.ollama.names import InvalidName
 from app.planning.contents import examine
 from app.planning.options import BadRequest
-from app.planning.selection import Selection, select
+from app.planning.selection import Selection, select_with_any_projector
 from app.planning.unusable import Unfit, Unusable
 from app.service.planner import entries
 from app.storage.failures import Busy, NoSuchModel, StorageError
@@ -21,6 +21,7 @@ KEPT_FOR = (BadRequest, InvalidName, ModelfileError, OllamaError, Unfit, Busy, N
 """What another request, or another moment, would put right, with the same files."""
 
 STILL_HERE = "The upload is still here: send the same request again, without its bytes."
+REMOVED = "The upload is removed, since no other request would make a model of it."
 
 
 @contextmanager
@@ -30,8 +31,30 @@ def keeping(staging: Staging) -> Iterator[None]:
         yield
     except KEPT_FOR as error:
         with suppress(ArchiveError, Unusable, StorageError, OSError), staging.archive() as archive:
-            keep(staging, archive, select(examine(entries(archive))), error)
+            keep(staging, archive, select_with_any_projector(examine(entries(archive))), error)
         raise
+
+
+@contextmanager
+def removing(staging: Staging, *, is_complete: bool) -> Iterator[None]:
+    """Where the block raises what says that a resumable upload can never become a model, have it
+    removed, and `error` say so. One that isn't `is_complete` may do with other files beside it."""
+    try:
+        yield
+    except (ArchiveError, Unusable) as error:
+        is_of_no_use = is_complete and (isinstance(error, ArchiveError) or not _is_model(staging))
+        if is_of_no_use or staging.is_of_no_use:
+            staging.is_of_no_use = True
+            _add_hint(error, REMOVED)
+        raise
+
+
+def _is_model(staging: Staging) -> bool:
+    """Whether the upload could be stored, whatever can't be done with it."""
+    with suppress(ArchiveError, Unusable), staging.archive() as archive:
+        select_with_any_projector(examine(entries(archive)))
+        return True
+    return False
 
 
 def keep(staging: Staging, archive: Archive, selection: Selection, error: Exception) -> None:

@@ -27,6 +27,7 @@ from app.planning.description import describe_model
 from app.planning.options import BadRequest, Options
 from app.planning.plan import Plan
 from app.planning.selection import Selection, select, select_with_any_projector
+from app.planning.unusable import Unfit
 from app.progress import Report
 from app.service.conversion import check
 from app.service.install import Installation, Targets, targets_of
@@ -191,8 +192,12 @@ class Service:
             names.check_name(new_name)
         with ExitStack() as held:
             with upload.staging.archive() as archive:
-                selection = select(examine(entries(archive)), options.projector)
-
+                contents = examine(entries(archive))
+                try:
+                    selection = select(contents, options.projector)
+                except Unfit as error:
+                    keep(upload.staging, archive, select_with_any_projector(contents), error)
+                    raise
                 wanted = Wanted(selection, upload.name, new_name, options, task.uuid, held)
 
                 def plan(report: Report) -> Targets:

@@ -1,41 +1,38 @@
 """Partial uploads: each a folder that survives its request, its process and a reboot.
 
-What arrives is unpacked and hashed as it comes, by a resumable Arrival. `info.json` beside it says
-what was declared; how much has arrived is what the Arrival's journal has on the disk.
+What arrives is unpacked and hashed as it comes, by a resumable Arrival. Once `append` has returned,
+it survives the process; whole uploads survive a power cut, too, and others as far as their
+Arrival's journal says then. See partial_folders for what lies where, partial_arrivals for who
+writes there.
 """
 
-import fcntl
-import hashlib
-import json
-import os
-import re
-import threading
 import time
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app.archive.arrival import Arrival
 from app.archive.intake import OnFile
-from app.archive.journal import NAME as JOURNAL
-from app.archive.journal import read_offset
 from app.archive.limits import ArchiveError
-from app.storage.disk import locked, sync, write_whole
 from app.storage.failures import (
-    ChecksumMismatch,
     NoSpace,
     NoSuchUpload,
     StorageError,
     UploadLocked,
     UploadTooLong,
     UploadUnfinished,
-    WrongOffset,
 )
+from app.storage.partial_arrivals import (
+    Arrivals,
+    Checksum,
+    bounded,
+    check_offset,
+    checked,
+    write_until_it_ends,
+)
+from app.storage.partial_folders import PartialUpload, UploadFolders
 from app.storage.staging import Staging
 
 if TYPE_CHECKING:
@@ -45,43 +42,6 @@ WEEK_SECONDS = 7 * 24 * 3600.0
 RESERVED_SECONDS = 3600
 MAX_UPLOADS = 1000
 METADATA_BYTES = 4096
-KEPT_OPEN = 4
-INFO = "info.json"
-WANTED = "wanted"
-CHECKSUMS = {"sha1": 20, "sha256": 32}
-"""The algorithms that a Checksum may name, with their digests' bytes."""
-_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class Checksum(NamedTuple):
-    """One of CHECKSUMS, and the digest of the bytes that are sent."""
-
-    algorithm: str
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class PartialUpload:
-    """A partial upload: `length` bytes of which the first `offset` are on the disk.
-
-    `metadata` is what its client said of it; `filename` in it, how the file is called. `created`
-    and `expires` are seconds since 1970.
-    """
-
-    id: str
-    length: int
-    metadata: Mapping[str, str]
-    created: float
-    expires: float
-    offset: int = 0
-
-    @property
-    def filename(self) -> str:
-        return self.metadata.get("filename", "")
-
-    @property
-    def is_whole(self) -> bool:
-        return self.offset == self.length
 
 
 class PartialUploads:
@@ -94,18 +54,15 @@ class PartialUploads:
     def __init__(self, storage: "Storage", folder: Path, lifetime: float = WEEK_SECONDS) -> None:
         self.lifetime = lifetime
         self._storage = storage
-        self._folder = folder
-        # An Arrival that goes on in the process where it was needn't read anything again.
-        self._arrivals: OrderedDict[str, Arrival] = OrderedDict()
-        self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._arrivals)
+        self._folders = UploadFolders(folder, lifetime)
+        self._arrivals = Arrivals(storage)
 
     def create(self, length: int, metadata: Mapping[str, str]) -> PartialUpload:
-        """Begin an upload of `length` bytes. Raises NoSpace."""
+        """Begin an upload of `length` bytes. Raises NoSpace and UploadTooLong."""
         if sum(len(key) + len(value) for key, value in metadata.items()) > METADATA_BYTES:
             raise UploadTooLong(f"The upload's metadata exceeds {METADATA_BYTES} characters.")
         self.sweep()
-        if len(self._ids()) >= MAX_UPLOADS:
+        if len(self._folders.ids()) >= MAX_UPLOADS:
             raise NoSpace(f"{MAX_UPLOADS} uploads are unfinished. Finish or delete some.")
         self._storage.require_space(length, "This upload")
         now = time.time()
@@ -113,28 +70,18 @@ class PartialUploads:
         with self._storage.staging(upload.id) as staging:
             folder = staging.folder / "upload"
             folder.mkdir()
-            self._begin(upload, folder, None).close()
-            _write_info(folder, upload)
-            self._folder.mkdir(exist_ok=True)
-            os.rename(folder, self._folder / upload.id)
-            sync(self._folder)
+            self._arrivals.begin(upload, folder).close()
+            self._folders.add(folder, upload)
         return upload
 
     def get(self, upload_id: str) -> PartialUpload:
         """The upload of that id. Raises NoSuchUpload."""
-        folder = self._path(upload_id)
-        try:
-            upload = self._read(folder)
-            if upload.id == upload_id and time.time() < upload.expires:
-                return upload
-        except (OSError, ValueError, TypeError, KeyError):
-            pass
-        raise NoSuchUpload(f"There is no upload {upload_id!r}, or it has expired.")
+        return self._folders.get(upload_id)
 
     def all(self) -> list[PartialUpload]:
         """The uploads that haven't expired, the oldest first."""
         found = []
-        for upload_id in self._ids():
+        for upload_id in self._folders.ids():
             with suppress(NoSuchUpload):
                 found.append(self.get(upload_id))
         return sorted(found, key=lambda upload: upload.created)
@@ -148,23 +95,23 @@ class PartialUploads:
         on_file: OnFile | None = None,
         checksum: Checksum | None = None,
     ) -> PartialUpload:
-        """Take the bytes from offset `at` on, and wait until they are on the disk.
+        """Take the bytes from offset `at` on, and wait until they survive this process; for the
+        upload's last ones, until it is on the disk.
 
         What came before `blocks` raised or ended is kept. With `checksum`, all of them are taken
         or, with ChecksumMismatch, none. Raises NoSuchUpload, UploadLocked, WrongOffset and
         UploadTooLong; what `blocks` raise, NoSpace and OSError, after which the upload can go on.
         ArchiveError, and what `on_file` raises, say that it is of no use: it is removed.
         """
-        with self._held(upload_id) as upload:
-            _check_offset(at, upload.offset)
-            folder = self._path(upload_id)
-            (folder / WANTED).unlink(missing_ok=True)
+        with self._held(upload_id) as (upload, folder):
+            check_offset(at, upload.offset)
+            self._folders.want_no_more(upload_id)
+            blocks = bounded(blocks, upload)
             if checksum is not None:
-                blocks = _checked(folder / "chunk", self._bounded(blocks, upload), checksum)
+                blocks = checked(folder / "chunk", blocks, checksum)
             try:
-                with self._arrival(upload, on_file) as arrival:
-                    _check_offset(at, arrival.offset)
-                    failure = _write(arrival, self._bounded(blocks, upload))
+                with self._arrivals.at_end(upload, folder, on_file) as arrival:
+                    failure = write_until_it_ends(arrival, blocks)
                     if arrival.checkpoint() == upload.length:
                         arrival.finish()
             except (OSError, StorageError):
@@ -174,12 +121,12 @@ class PartialUploads:
                 raise
             if failure:
                 raise failure
-            return self._read(folder)
+            return self._folders.get(upload_id)
 
     def is_wanted(self, upload_id: str) -> bool:
         """Whether somebody was refused since `append` began, because it holds the upload. One that
         waits for a client that may be gone can end then."""
-        return (self._path(upload_id) / WANTED).exists()
+        return self._folders.is_wanted(upload_id)
 
     def remove(self, upload_id: str) -> None:
         """Remove an upload and all that has come of it. Raises NoSuchUpload and UploadLocked."""
@@ -190,18 +137,17 @@ class PartialUploads:
     def whole(self, upload_id: str, task: str) -> Iterator[Staging]:
         """The staging folder of an upload that has arrived whole, to do with what is done with any.
 
-        The upload is gone once it was published, and else as it was, also where the process is
-        killed. Raises NoSuchUpload, UploadLocked and UploadUnfinished; ArchiveError for one that is
-        of no use, which is removed.
+        The upload is gone once it was published, or turned out to be of no use, and else as it was,
+        also where the process is killed. Raises NoSuchUpload, UploadLocked and UploadUnfinished;
+        ArchiveError for one that is of no use, which is removed.
         """
-        with self._held(upload_id) as upload, ExitStack() as held:
+        with self._held(upload_id) as (upload, folder), ExitStack() as held:
             if not upload.is_whole:
                 raise UploadUnfinished(
                     f"{upload.offset} of the upload's {upload.length} bytes have arrived."
                     " Send the rest first."
                 )
-            folder = self._path(upload_id)
-            self._close(upload_id)
+            self._arrivals.close(upload_id)
             self._undo_replacement(folder)
             arrival = self._whole_arrival(upload, folder)
             held.callback(arrival.close)
@@ -212,14 +158,14 @@ class PartialUploads:
                 self._remove(upload_id)
                 raise
             finally:
-                if staging.is_published:
+                if staging.is_published or staging.is_of_no_use:
                     self._remove(upload_id)
                 else:
                     staging.take_back()
 
     def _whole_arrival(self, upload: PartialUpload, folder: Path) -> Arrival:
         try:
-            arrival = self._begin(upload, folder, None)
+            arrival = self._arrivals.begin(upload, folder)
             try:
                 arrival.finish()
             except BaseException:
@@ -232,17 +178,16 @@ class PartialUploads:
 
     def close(self) -> None:
         """Close what is kept open between requests; the uploads go on from the disk."""
-        with self._lock:
-            _close_all(self._arrivals)
+        self._arrivals.close_all()
 
     def undelivered_bytes(self, but: str | None = None) -> int:
         """How many bytes uploads other than `but`, that something came of within the last hour,
         have still to bring."""
         total = 0
-        for upload_id in self._ids():
+        for upload_id in self._folders.ids():
             with suppress(OSError, NoSuchUpload):
-                path = self._path(upload_id) / JOURNAL
-                if upload_id != but and time.time() - path.stat().st_mtime < RESERVED_SECONDS:
+                age = time.time() - self._folders.changed_at(upload_id)
+                if upload_id != but and age < RESERVED_SECONDS:
                     upload = self.get(upload_id)
                     total += upload.length - upload.offset
         return total
@@ -250,186 +195,44 @@ class PartialUploads:
     def expired(self) -> dict[Path, str]:
         """The folders of the uploads that `sweep` removes, unless somebody writes to them, and
         what each file was called, or else the upload's id."""
-        found = {}
-        for upload_id in filter(self._is_over, self._ids()):
-            folder = self._path(upload_id)
-            try:
-                found[folder] = self._read(folder).filename or upload_id
-            except (OSError, ValueError, TypeError, KeyError):
-                found[folder] = upload_id
-        return found
+        over = filter(self._folders.is_over, self._folders.ids())
+        return {self._folders.path(each): self._folders.name(each) for each in over}
 
     def sweep(self) -> None:
         """Remove what has expired, and give back what killed tasks had taken away."""
-        for upload_id in self._ids():
-            folder = self._path(upload_id)
+        for upload_id in self._folders.ids():
+            folder = self._folders.path(upload_id)
             if (folder / "replaced").exists():
-                with suppress(NoSuchUpload, UploadLocked), self._lock_of(upload_id):
+                with suppress(NoSuchUpload, UploadLocked), self._locked(upload_id):
                     self._undo_replacement(folder)
         for folder in self.expired():
-            with suppress(NoSuchUpload, UploadLocked), self._lock_of(folder.name):
-                if self._is_over(folder.name):
+            with suppress(NoSuchUpload, UploadLocked), self._locked(folder.name):
+                if self._folders.is_over(folder.name):
                     self._remove(folder.name)
-        with self._lock:
-            gone = [known for known in self._arrivals if not self._path(known).is_dir()]
-        for upload_id in gone:
-            self._close(upload_id)
-
-    def _is_over(self, upload_id: str) -> bool:
-        """Whether the upload has expired; where its info can't be read, by its folder's time."""
-        folder = self._path(upload_id)
-        try:
-            return time.time() >= self._read(folder).expires
-        except (OSError, ValueError, TypeError, KeyError):
-            with suppress(OSError):
-                return time.time() - folder.stat().st_mtime > self.lifetime
-            return False
-
-    def _read(self, folder: Path) -> PartialUpload:
-        """The upload in `folder`; its journal was written to when bytes came last. Raises OSError,
-        and others where what stands there is damaged."""
-        journal = folder / JOURNAL
-        expires = journal.stat().st_mtime + self.lifetime
-        about = json.loads((folder / INFO).read_bytes())
-        return PartialUpload(**{**about, "expires": expires, "offset": read_offset(folder)})
-
-    def _ids(self) -> list[str]:
-        with suppress(FileNotFoundError):
-            return [name for name in os.listdir(self._folder) if _ID.fullmatch(name)]
-        return []
-
-    def _path(self, upload_id: str) -> Path:
-        if not _ID.fullmatch(upload_id):
-            raise NoSuchUpload("There is no such upload.")
-        return self._folder / upload_id
+        for upload_id in self._arrivals.open_ids():
+            if not self._folders.path(upload_id).is_dir():
+                self._arrivals.close(upload_id)
 
     @contextmanager
-    def _lock_of(self, upload_id: str) -> Iterator[None]:
-        path = self._path(upload_id)
-        with ExitStack() as stack:
+    def _held(self, upload_id: str) -> Iterator[tuple[PartialUpload, Path]]:
+        with self._locked(upload_id) as folder:
+            yield self.get(upload_id), folder
+
+    @contextmanager
+    def _locked(self, upload_id: str) -> Iterator[Path]:
+        with ExitStack() as held:
+            path = held.enter_context(self._folders.locked(upload_id))
             try:
-                stack.enter_context(locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError:
-                with suppress(OSError):
-                    (path / WANTED).touch()
-                raise UploadLocked("Another request is writing to this upload.") from None
-            except (FileNotFoundError, NotADirectoryError):
-                raise NoSuchUpload(f"There is no upload {upload_id!r}.") from None
-            try:
-                yield
+                yield path
             finally:
-                stack.close()
+                held.close()
                 if not path.exists():
                     self._storage.sweep()  # What was locked couldn't be removed for good.
-
-    @contextmanager
-    def _held(self, upload_id: str) -> Iterator[PartialUpload]:
-        with self._lock_of(upload_id):
-            yield self.get(upload_id)
-
-    @contextmanager
-    def _arrival(self, upload: PartialUpload, on_file: OnFile | None) -> Iterator[Arrival]:
-        """The upload's Arrival: the one that is open in this process, or one that goes on from the
-        disk. It stays open unless the block raises."""
-        with self._lock:
-            arrival = self._arrivals.pop(upload.id, None)
-        if arrival is not None and not (arrival.is_current and arrival.offset == upload.offset):
-            arrival.close()
-            arrival = None
-        arrival = arrival or self._begin(upload, self._path(upload.id), on_file)
-        try:
-            yield arrival
-        except BaseException:
-            arrival.close()
-            raise
-        if arrival.offset == upload.length:
-            arrival.close()
-            return
-        with self._lock:
-            self._arrivals[upload.id] = arrival
-            surplus = [
-                self._arrivals.popitem(last=False)[1]
-                for _ in range(len(self._arrivals) - KEPT_OPEN)
-            ]
-        for one in surplus:
-            one.close()
-
-    def _begin(self, upload: PartialUpload, folder: Path, on_file: OnFile | None) -> Arrival:
-        def require(size: int) -> None:
-            self._storage.require_space(size, "Extracting this archive", but=upload.id)
-
-        arguments = (folder, self._storage.limits, require)
-        about: dict[str, Any] = {"filename": upload.filename, "on_file": on_file}
-        if (folder / JOURNAL).exists():
-            arrival = Arrival.resume(*arguments, **about)
-        else:
-            arrival = Arrival(*arguments, **about, resumable=True)
-        arrival.expect(upload.length)
-        return arrival
-
-    def _bounded(self, blocks: Iterable[bytes], upload: PartialUpload) -> Iterator[bytes]:
-        left = upload.length - upload.offset
-        for block in blocks:
-            if len(block) > left:
-                raise UploadTooLong(f"The upload was declared to have {upload.length} bytes.")
-            left -= len(block)
-            yield block
-
-    def _close(self, upload_id: str) -> None:
-        with self._lock:
-            arrival = self._arrivals.pop(upload_id, None)
-        if arrival is not None:
-            arrival.close()
 
     def _undo_replacement(self, folder: Path) -> None:
         self._storage.put_back(folder)
         self._storage.removed.discard(folder / "replaced")
 
     def _remove(self, upload_id: str) -> None:
-        self._close(upload_id)
-        self._storage.removed.discard(self._path(upload_id))
-
-
-def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:
-    while arrivals:
-        arrivals.popitem()[1].close()
-
-
-def _checked(path: Path, blocks: Iterable[bytes], checksum: Checksum) -> Iterator[bytes]:
-    """The same blocks, once all of them are seen to be what the checksum says."""
-    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
-    path.unlink(missing_ok=True)
-    try:
-        with path.open("x+b") as file:
-            for block in blocks:
-                file.write(block)
-                digest.update(block)
-            if digest.digest() != checksum.digest:
-                raise ChecksumMismatch("What arrived isn't what its checksum says. Send it again.")
-            file.seek(0)
-            yield from iter(lambda: file.read(2**20), b"")
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _write_info(folder: Path, upload: PartialUpload) -> None:
-    info = {key: value for key, value in asdict(upload).items() if key not in ("offset", "expires")}
-    write_whole(folder / INFO, json.dumps(info).encode())
-
-
-def _check_offset(at: int, offset: int) -> None:
-    if at != offset:
-        raise WrongOffset(f"The upload goes on at {offset}, not at {at}.")
-
-
-def _write(arrival: Arrival, blocks: Iterable[bytes]) -> Exception | None:
-    """Write the blocks, and return what they raised instead of ending, if anything."""
-    blocks = iter(blocks)
-    while True:
-        try:
-            block = next(blocks, None)
-        except Exception as error:
-            return error
-        if block is None:
-            return None
-        arrival.write(block)
+        self._arrivals.close(upload_id)
+        self._storage.removed.discard(self._folders.path(upload_id))

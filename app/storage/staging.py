@@ -54,11 +54,12 @@ class Staging:
         filename: str = "",
     ) -> None:
         """`arrival` is that of an upload, called `filename`, which is here already, and stays as
-        it is until it is published."""
+        it is until it is published, or `is_of_no_use`."""
         self.folder = folder
         self.filename = filename
         self.is_published = False
         self.keeps_upload = arrival is not None
+        self.is_of_no_use = False
         self.model_name = ""
         self._model = folder / "model"
         self._storage = storage
@@ -161,7 +162,11 @@ class Staging:
     def archive(self) -> Archive:
         """The upload, once it is here whole. Raises ArchiveError, or NoSuchUpload where what had
         arrived of it has gone into a model already."""
-        archive = self._arrival.archive() if self._arrival else Archive(self._known)
+        try:
+            archive = self._arrival.archive() if self._arrival else Archive(self._known)
+        except ArchiveError:
+            self.is_of_no_use = True
+            raise
         try:
             if self._arrival:
                 self._put_back(archive)

@@ -9,7 +9,7 @@ from flask import Blueprint, current_app, request
 from app.planning.early import EarlyLook
 from app.planning.options import text
 from app.service.early import Asked, look_early
-from app.service.keeping import keeping
+from app.service.keeping import keeping, removing
 from app.service.lines import Steps, Task
 from app.service.work import (
     CREATE,
@@ -121,7 +121,7 @@ def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any
     with storage.uploads.whole(task.facts["upload"], task.uuid) as staging:
         filename = staging.filename
         upload = Upload(staging, filename, name_of_upload(filename))
-        with _noted(task, staging):
+        with _noted(task, staging), removing(staging, is_complete=not known):
             staging.hold(upload.name)
             staging.link_known(known)
             yield upload, fields

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from app.storage.partial import PartialUpload
+from app.storage.partial_folders import PartialUpload
 from app.views import schemas
 from app.views.answers import json_answer, service
 from app.views.openapi import documented

@@ -27,7 +27,9 @@ from app.service.early import look_early
 from app.service.lines import Task
 from app.storage.failures import NoSuchUpload, UploadLocked
 from app.storage.names import name_of_upload
-from app.storage.partial import CHECKSUMS, Checksum, PartialUpload, PartialUploads
+from app.storage.partial import PartialUploads
+from app.storage.partial_arrivals import CHECKSUMS, Checksum
+from app.storage.partial_folders import PartialUpload
 from app.views.answers import service
 from app.views.fields import NEW_NAME, asked_for
 from app.views.form import BLOCK
