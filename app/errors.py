@@ -24,6 +24,7 @@ STATUS: dict[type[Exception], int] = {
     modelfile.ModelfileError: 400,
     storage.NoSuchModel: 404,
     tasks.NoSuchTask: 404,
+    tasks.TaskStopped: 409,
     storage.NoSuchUpload: 404,
     storage.Busy: 409,
     storage.WrongOffset: 409,

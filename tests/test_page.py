@@ -399,7 +399,7 @@ def test_a_narrow_window_scrolls_only_downwards(page: Page) -> None:
 
 def test_the_page_s_own_errors(page: Page) -> None:
     """Nothing is refused by the page's policy, and no script fails."""
-    page.wait_for("#no-tasks", "None yet.")
+    page.wait_for("#no-tasks", "Nothing has run yet")
     assert not page.driver.get_log("browser")  # type: ignore[attr-defined]
 
 

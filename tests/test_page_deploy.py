@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import re
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tests.browser import Page
 from tests.conftest import Zips, litter
 from tests.serving import Served, serve_inside
 from tests.standin import Standin
-from tests.stored import received, store, upload
+from tests.stored import create, received, store, upload
 
 ONCE_UNDER_WAY = """
 const bar = document.getElementById("upload"), act = document.getElementById(arguments[0]);
@@ -237,6 +239,21 @@ def test_what_failed_on_ollama_is_created_again_without_an_upload(
     page.wait_for("#said", "tiny_lora is on Ollama")
     assert received(served.url) == before
     assert page.find("#task .phase:not([hidden]) label").text == "Push"
+
+
+def test_what_another_client_has_begun_is_cancelled(
+    page: Page, served: Served, zips: Zips, standin: Standin
+) -> None:
+    upload(served.url, zips.base)
+    with standin.hold("/api/create") as gate, ThreadPoolExecutor() as elsewhere:
+        answer = elsewhere.submit(create, served.url, "tiny_base", "other")
+        gate.wait_reached(20)
+        page.wait_for("#running-count", "1")
+        page.click("[aria-label='Cancel tiny_base']")
+        page.wait_for("#tasks li", "stopped")
+        said = json.loads(answer.result(20).text.splitlines()[-1])
+    assert said["status"] == 409
+    page.wait_for("#tasks button", "Create again")
 
 
 def test_an_adapter_without_its_base_leads_to_the_choice_of_one(

@@ -100,6 +100,20 @@ def test_a_thousand_models_are_shown_a_page_at_a_time(page: Page, models_dir: Pa
     assert not page.find("#model-pages").is_displayed()
 
 
+def test_the_header_marks_the_place_that_is_read(page: Page, models_dir: Path) -> None:
+    for number in range(40):
+        store(models_dir, f"model {number}")
+    reload(page, 40)
+    current = "document.querySelector('#places [aria-current=location]')?.hash"
+    assert page.run_script(f"return {current}") == "#deploy-place"
+    page.run_script("scrollTo(0, document.body.scrollHeight)")
+    page.wait_until(f"{current} === '#models-place'")
+    page.run_script("scrollTo(0, 0)")
+    page.wait_until(f"{current} === '#deploy-place'")
+    page.click("#places [href='#activity-place']")
+    page.wait_until(f"{current} === '#activity-place'")
+
+
 def test_each_state_of_the_list(page: Page, models_dir: Path) -> None:
     page.wait_for("#no-models", "No models yet")
     with page.unanswered(), page.hurried():

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from app.storage import tasks as task_module
-from app.storage.tasks import KEPT, TaskLog
+from app.storage.tasks import KEPT, NoSuchTask, TaskLog, TaskStopped
 
 
 def line(ratio: float, status: int = 200, **details: str) -> bytes:
@@ -102,3 +102,19 @@ def test_a_damaged_log_harms_no_other(tmp_path: Path, content: bytes) -> None:
     with log.writer(uuid) as keep:
         keep(line(1))
     assert states(log)[uuid] == "succeeded"
+
+
+def test_a_task_is_stopped_by_another_process(tmp_path: Path) -> None:
+    uuid, other = str(uuid4()), str(uuid4())
+    log, elsewhere = TaskLog(tmp_path), TaskLog(tmp_path)
+    with log.writer(uuid) as keep, log.writer(other):
+        keep(line(0.5))
+        log.check(uuid)
+        assert elsewhere.stop(uuid)
+        with pytest.raises(TaskStopped, match="stopped on request"):
+            log.check(uuid)
+        log.check(other)
+    assert not elsewhere.stop(uuid)
+    with pytest.raises(NoSuchTask, match="There is no task"):
+        elsewhere.stop(str(uuid4()))
+    assert all(path.suffix == ".jsonl" for path in tmp_path.iterdir())

@@ -2,6 +2,9 @@
 
 import json
 import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import requests
 from click.testing import CliRunner, Result
 
 from app.commands import main
-from tests.conftest import Zips
+from tests.conftest import Zips, litter
 from tests.serving import Served
 from tests.standin import Standin
 
@@ -86,10 +89,61 @@ def test_a_running_task_is_followed_to_its_end(
     ]
 
 
+STOPPED = {"error": "The task was stopped on request."}
+
+
+def test_a_running_task_is_stopped(
+    served: Served, standin: Standin, zips: Zips, new_name: str, models_dir: Path
+) -> None:
+    upload(served, zips)
+    fields = {"model": "tiny_lora", "model_name_on_ollama": new_name}
+    with standin.hold("/api/create") as gate:
+        url = f"{served.url}/models/create/"
+        with requests.post(url, json=fields, stream=True, timeout=60) as answer:
+            gate.wait_reached(20)
+            uuid = tasks(served).output.split()[1]
+            assert tasks(served, uuid, "--stop").output == "The task is being stopped.\n"
+            last = json.loads(answer.content.splitlines()[-1])
+    assert (last["status"], last["message"]["details"]) == (409, STOPPED)
+    assert f"{uuid}  stopped     66%  Start structure template" in tasks(served).output
+    assert tasks(served, uuid, "--stop").output == "The task has ended already.\n"
+    assert not litter(models_dir)
+    assert (models_dir / "tiny_lora").is_dir()
+
+
+def test_an_upload_under_way_is_stopped(served: Served, zips: Zips, models_dir: Path) -> None:
+    content = zips.both.read_bytes()
+    half = len(content) // 2
+
+    def halves() -> Iterator[bytes]:
+        yield content[:half]
+        uuid = wait_for(lambda: tasks(served).output.split()[1])
+        tasks(served, uuid, "--stop")
+        yield content[half:]
+
+    answer = requests.put(f"{served.url}/models/upload/x.zip", data=halves(), timeout=60)
+    assert (answer.status_code, answer.json()["message"]["details"]) == (409, STOPPED)
+    assert tasks(served).output.split()[2] == "stopped"
+    assert not litter(models_dir)
+    assert not (models_dir / "x").exists()
+
+
+def wait_for(look: Callable[[], str]) -> str:
+    """What `look` finds, once it raises no IndexError."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return look()
+        except IndexError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--follow"], 2, "--follow needs the UUID"),
+        (["--stop"], 2, "--stop needs the UUID"),
         (["no-such-task"], 1, "There is no task 'no-such-task'"),
         (["--server", "http://127.0.0.1:1"], 1, "can't be reached"),
     ],

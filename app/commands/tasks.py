@@ -18,20 +18,29 @@ RUNNING, SUCCEEDED = "running", "succeeded"
 @click.command()
 @click.argument("uuid", required=False)
 @click.option("--follow", is_flag=True, help="Print the lines of UUID as they come, to its end.")
+@click.option("--stop", is_flag=True, help="Have the task UUID stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print what the service says as it is.")
 @service_options
-def tasks(uuid: str | None, follow: bool, as_json: bool, server: str, key_env: str) -> None:
+def tasks(
+    uuid: str | None, follow: bool, stop: bool, as_json: bool, server: str, key_env: str
+) -> None:
     """The recent tasks of a service, newest first; or the lines of the task UUID.
 
     With UUID it ends with status 0 only where that task has succeeded or still runs.
     """
-    if follow and uuid is None:
-        raise click.UsageError("--follow needs the UUID of a task.")
+    for option, is_given in (("--follow", follow), ("--stop", stop)):
+        if is_given and uuid is None:
+            raise click.UsageError(f"{option} needs the UUID of a task.")
     server = server.rstrip("/")
     with asking(server, key_env, "See that it runs, and where: --server URL.") as session:
         if uuid is None:
             for task in _recent(session, server):
                 click.echo(json.dumps(task) if as_json else _summary(task))
+        elif stop:
+            answer = session.delete(f"{server}/tasks/{uuid}", timeout=TIMEOUT_SECONDS)
+            check_answer(answer)
+            is_late = answer.json()["state"] == "ended"
+            click.echo("The task has ended already." if is_late else "The task is being stopped.")
         else:
             _show(session, server, uuid, follow, as_json)
 

@@ -22,12 +22,17 @@ class NoSuchTask(Exception):
     """No task of that uuid is known, or no longer."""
 
 
+class TaskStopped(Exception):
+    """Somebody has asked for this task to be stopped."""
+
+
 class TaskLog:
     """A folder with a file of lines for each of the last KEPT tasks, and of all that still run.
 
     A file is named by number, start and uuid; the numbers give the order, whatever the clock says.
     Whoever writes a task's file holds a lock on it, which the kernel drops with its holder: a task
-    whose file is neither locked nor complete was stopped or killed.
+    whose file is neither locked nor complete was stopped or killed. Beside the file of one that is
+    to be stopped there is an empty one, which it finds whatever process it runs in.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,6 +46,7 @@ class TaskLog:
         """
         with ExitStack() as opened:
             file = None
+            opened.callback(self._forget_stop, uuid)
             with suppress(OSError):
                 file = opened.enter_context(self._begun(uuid))
                 self._forget_oldest()
@@ -58,7 +64,26 @@ class TaskLog:
             if name["uuid"] == uuid:
                 with suppress(FileNotFoundError), path.open("rb") as file:
                     return file.read(LINES_BYTES)
-        raise NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
+        raise _unknown(uuid)
+
+    def stop(self, uuid: str) -> bool:
+        """Have a task stopped, which its next `check` says; whether it runs still. Raises
+        NoSuchTask."""
+        for path, name in self._newest_first():
+            if name["uuid"] == uuid:
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    self._stop_file(uuid).touch()
+                    runs = _is_locked(file)
+                    if not runs:
+                        self._forget_stop(uuid)
+                    return runs
+        raise _unknown(uuid)
+
+    def check(self, uuid: str) -> None:
+        """Raise TaskStopped where `stop` was called for this task; cheap enough for every block of
+        a file."""
+        if self._stop_file(uuid).exists():
+            raise TaskStopped("The task was stopped on request.")
 
     def recent(self) -> list[dict[str, Any]]:
         """The tasks that are kept, newest first: state, model, started, last action and ratio; and
@@ -71,6 +96,13 @@ class TaskLog:
             with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
                 found.append(_summary(path, name))
         return found
+
+    def _stop_file(self, uuid: str) -> Path:
+        return self._folder / f".stop-{uuid}"
+
+    def _forget_stop(self, uuid: str) -> None:
+        with suppress(OSError):
+            self._stop_file(uuid).unlink()
 
     def _begun(self, uuid: str) -> BinaryIO:
         """A new file for the task, which is locked by the time that it can be seen."""
@@ -89,15 +121,20 @@ class TaskLog:
         return file
 
     def _forget_oldest(self) -> None:
-        for path, _ in self._newest_first()[KEPT:]:
+        for path, name in self._newest_first()[KEPT:]:
             with suppress(FileNotFoundError), path.open("rb") as file:
                 if not _is_locked(file):
                     path.unlink(missing_ok=True)
+                    self._forget_stop(name["uuid"])
 
     def _newest_first(self) -> list[tuple[Path, re.Match[str]]]:
         names = os.listdir(self._folder) if self._folder.is_dir() else []
         found = [match for name in sorted(names, reverse=True) if (match := _FILE.fullmatch(name))]
         return [(self._folder / match.string, match) for match in found]
+
+
+def _unknown(uuid: str) -> NoSuchTask:
+    return NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
 
 
 def _summary(path: Path, name: re.Match[str]) -> dict[str, Any]:

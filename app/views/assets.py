@@ -12,6 +12,7 @@ import mimetypes
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -123,9 +124,13 @@ class Assets:
 
 
 def init_app(app: Flask, folder: Path) -> None:
-    """Serve the files of `folder`, and give templates `asset` and `modules`."""
+    """Serve the files of `folder`; give templates `asset`, `modules` and the service's version."""
     app.extensions["assets"] = _assets_of(folder)
-    app.jinja_env.globals |= {"asset": asset, "modules": modules}
+    app.jinja_env.globals |= {
+        "asset": asset,
+        "modules": modules,
+        "version": version("model-handler"),
+    }
     for rule in ("/static/<filename>", "/static/<version>/<filename>"):
         app.add_url_rule(rule, "static", static)
 

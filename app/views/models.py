@@ -1,7 +1,8 @@
 """The endpoints under /models/: parse, call, and stream the lines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, current_app, request
@@ -95,6 +96,11 @@ def upload(task: Task) -> Steps[None]:
         yield from naming_ignored(service().upload(upload))
 
 
+def _check(task: Task) -> Callable[[], None]:
+    """What ends the reading of a body whose task is to be stopped."""
+    return partial(service().tasks.check, task.uuid)
+
+
 @contextmanager
 def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any]]]:
     """What the current request brings: an upload and the other fields, as a form, or as JSON that
@@ -103,7 +109,7 @@ def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any
     storage = service().storage
     if request.mimetype != "application/json":
         with storage.staging(task.uuid) as staging, _noted(task, staging):
-            upload, fields = receive(storage, staging, look)
+            upload, fields = receive(storage, staging, look, _check(task))
             with keeping(staging):
                 check_names(fields, OF_FORM)
             yield upload, fields
@@ -206,7 +212,7 @@ def upload_raw(task: Task, filename: str) -> Steps[None]:
     """Store an archive, or a GGUF, that is the body itself."""
     storage = service().storage
     with storage.staging(task.uuid) as staging, _noted(task, staging):
-        upload = receive_raw(storage, staging, filename, EarlyLook())
+        upload = receive_raw(storage, staging, filename, EarlyLook(), _check(task))
         yield from naming_ignored(service().upload(upload))
 
 
@@ -233,7 +239,7 @@ def deploy_raw(task: Task, filename: str) -> Steps[None]:
     look = look_early(service(), task, asked)
     storage = service().storage
     with storage.staging(task.uuid) as staging, _noted(task, staging):
-        upload = receive_raw(storage, staging, filename, look)
+        upload = receive_raw(storage, staging, filename, look, _check(task))
         steps = service().deploy(task, upload, new_name, asked.options, asked.servers)
         yield from naming_ignored(steps)
 

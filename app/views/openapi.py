@@ -29,7 +29,8 @@ WHY = {
     404: "there is no such model, upload, task or address",
     405: "not a method of this address",
     408: "the client sent too slowly",
-    409: "another task holds the model, a name is taken, or an upload is at another offset",
+    409: "another task holds the model, a name is taken, an upload is at another offset, or the"
+    " task was stopped",
     412: "another version of tus, or none",
     413: "too large",
     415: "not the media type",

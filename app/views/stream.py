@@ -18,7 +18,7 @@ from app import metrics
 from app.errors import Failure, describe
 from app.logs import as_pairs, bounded
 from app.service.lines import Line, Steps, Task
-from app.storage.tasks import TaskLog
+from app.storage.tasks import TaskLog, TaskStopped
 from app.views.fields import NEW_NAME
 from app.views.sentences import in_language
 
@@ -156,6 +156,8 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         ending.callback(steps.close)
         try:
             for step in steps:
+                if kept and (step is None or step.verbose):
+                    task_log().check(task.uuid)
                 if not client_is_there():
                     if step is not None and not step.verbose:  # It is true all the same.
                         keep(encode(task, 200, step.action, ratio_key, step.ratio, step.details))
@@ -173,11 +175,13 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
                 yield line
             ended.succeed()
         except Exception as error:
+            steps.close()
             failure = ended.fail(error)
             ratio = last.ratio if last else 0
             said = task, failure.status, task.failure, ratio_key, ratio
             details = failure.details(verbose=verbose)
-            keep(encode(*said, {**_about(task), **details}))  # in English, for whoever asks later
+            if not isinstance(error, TaskStopped):
+                keep(encode(*said, {**_about(task), **details}))  # in English, for who asks later
             if last is None:
                 raise _Refused(failure) from error
             yield encode(*said, in_language(details))

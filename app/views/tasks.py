@@ -40,6 +40,21 @@ def lines(uuid: str) -> Response:
     return Response(kept, mimetype=MEDIA_TYPE)
 
 
+@blueprint.delete("/<uuid>")
+@documented(
+    answers=schemas.JSON,
+    statuses=("202", "200"),
+    example="curl -X DELETE $service/tasks/$task",
+)
+@fails_as("Failed stop task.")
+def stop(uuid: str) -> tuple[Response, int]:
+    """Stop a task: it ends at its next step, and keeps what it would keep if its client left. One
+    that has ended already answers 200."""
+    runs = service().tasks.stop(uuid)
+    said = json_answer({"task_uuid": uuid, "state": "stopping" if runs else "ended"})
+    return said, 202 if runs else 200
+
+
 def uploads() -> list[dict[str, Any]]:
     """The resumable uploads that are here, newest first, as `_described`."""
     return [_described(upload) for upload in reversed(service().storage.uploads.all())]

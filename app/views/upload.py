@@ -25,6 +25,10 @@ from app.views.form_upload import FormUpload, Look
 FIRST_READ = 16 * 2**10
 
 
+def _go_on() -> None:
+    """Check nothing."""
+
+
 class UploadRequest(Request):
     """A request whose JSON, where it can't be read, is refused in the service's own words."""
 
@@ -34,11 +38,14 @@ class UploadRequest(Request):
         raise BadRequest(f"The body isn't JSON: {e}.")
 
 
-def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Mapping[str, str]]:
+def receive(
+    storage: Storage, staging: Staging, look: Look, check: Callable[[], None] = _go_on
+) -> tuple[Upload, Mapping[str, str]]:
     """Read the form: its files into `staging`, and the other fields.
 
     The model is held from the moment that its name is known, so that a model another task works on
-    is refused before its files are sent. Raises what errors.STATUS lists.
+    is refused before its files are sent. `check` is called for each piece that is read; what it
+    raises ends the upload. Raises what errors.STATUS lists.
     """
     _check_form()
     check_size(storage)
@@ -46,11 +53,14 @@ def receive(storage: Storage, staging: Staging, look: Look) -> tuple[Upload, Map
     with phase("receive"):
         size = request.content_length
         form = FormUpload(staging, look, request.args, storage.limits.entries, size)
-        return form.read(growing_reads(), boundary)
+        return form.read(growing_reads(check), boundary)
 
 
-def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFile) -> Upload:
-    """Read a body that is the upload itself, as `curl -T` sends it; raises as `receive` does.
+def receive_raw(
+    storage: Storage, staging: Staging, filename: str, on_file: OnFile, check: Callable[[], None]
+) -> Upload:
+    """Read a body that is the upload itself, as `curl -T` sends it; `check`, and what it raises, as
+    of `receive`.
 
     An adapter in safetensors has its config in the query.
     """
@@ -59,7 +69,7 @@ def receive_raw(storage: Storage, staging: Staging, filename: str, on_file: OnFi
     staging.hold(upload.name)
     check_size(storage)
     with phase("receive"), _taking(staging, filename, config, on_file) as take:
-        for piece in iter(partial(growing_reads(), BLOCK), b""):
+        for piece in iter(partial(growing_reads(check), BLOCK), b""):
             take(piece)
             received("raw", len(piece))
     return upload
@@ -95,13 +105,14 @@ def _taking(
             yield write
 
 
-def growing_reads() -> Callable[[int], bytes]:
+def growing_reads(check: Callable[[], None] = _go_on) -> Callable[[int], bytes]:
     """Reads the body: little at first, so that a slow client's mistake is seen as soon as it has
-    come, and then in blocks that cost least."""
+    come, and then in blocks that cost least; `check` is called before each."""
     most = FIRST_READ
 
     def read(size: int) -> bytes:
         nonlocal most
+        check()
         block = request.stream.read(min(size, most))
         most = min(2 * most, BLOCK)
         return block

@@ -76,6 +76,31 @@ for (const choice of document.querySelectorAll("[data-choose-language]")) {
     location.reload();
   });
 }
+// The place that is read: the nearest to a line that goes from the window's top to its bottom while the
+// page goes from its own top to its end. Of two side by side, the one that was asked for.
+function currentPlace() {
+  const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
+  const line = clientHeight * scrollTop / Math.max(1, scrollHeight - clientHeight);
+  const distances = places.map(({ hash }) => {
+    const { top, bottom } = document.querySelector(hash).getBoundingClientRect();
+    return Math.max(0, top - line, line - bottom);
+  });
+  const nearest = places.filter((_, at) => distances[at] === Math.min(...distances));
+  return nearest.find(({ hash }) => hash === location.hash) ?? nearest[0];
+}
+
+function showPlace(link) {
+  for (const each of places) {
+    each.classList.toggle("active", each === link);
+    if (each === link) each.setAttribute("aria-current", "location");
+    else each.removeAttribute("aria-current");
+  }
+}
+
+const places = [...document.querySelectorAll("#places a")];
+for (const link of places) link.addEventListener("click", () => showPlace(link));
+addEventListener("scroll", () => showPlace(currentPlace()), { passive: true });
+showPlace(currentPlace());
 showTheme();
 byId("sign-in").addEventListener("click", async () => await askForKey() && refresh());
 byId("forget-key").addEventListener("click", () => {

@@ -25,7 +25,7 @@ export function tags({ architecture, kind, quantization, parameter_count: count,
   const made_ = last?.converted?.quantize;
   const wrong = problem ? 1 : problems?.length ?? 0;
   return [
-    architecture && made("span", { className: "me-2" }, [architecture, count && inShort(count)].filter(Boolean).join(" ")),
+    architecture && made("span", { className: "architecture me-2" }, [architecture, count && inShort(count)].filter(Boolean).join(" ")),
     parts.includes("adapter") && tag(last?.adapter === "merged" ? _("LoRA, merged") : "LoRA"),
     parts.includes("projector") && tag(_("Images")),
     parts.includes("base") && quantization && tag(made_ && made_ !== quantization ? `${quantization} → ${made_}` : quantization),

@@ -105,18 +105,18 @@ function place({ last_create: last }) {
   const name = last.model_name_on_ollama;
   const { places, isUnknown, isSilent, several } = whereOnOllama(name);
   const isThere = places.length > 0;
-  const colour = isThere ? "bg-success" : isUnknown ? "bg-secondary" : "dot-empty";
+  const colour = isThere ? "good" : isUnknown ? "unknown" : "dot-empty";
   const hosts = places.map(({ url }) => new URL(url).host).join(", ");
   const unknown = isSilent && _("unknown: Ollama doesn't answer");
   const said = isThere ? several && hosts : isUnknown ? unknown : _("no longer there");
   return made("span", {}, made("span", { className: `dot ${colour}` }), " ", made("bdi", {}, name),
-    said && made("span", { className: "small text-body-secondary" }, ` ${said}`));
+    said && made("span", { className: "small text-body-secondary d-block" }, said));
 }
 
 function nextStep(facts) {
   const { last_create: last } = facts;
   if (last && (isOnOllama(facts) || whereOnOllama(last.model_name_on_ollama).isUnknown)) return null;
-  const button = made("button", { type: "button", className: "btn btn-sm btn-primary me-1" }, _("Create"));
+  const button = made("button", { type: "button", className: "btn btn-sm btn-soft me-1" }, _("Create"));
   button.setAttribute("aria-label", _("Create %(model)s on Ollama", { model: facts.model }));
   button.addEventListener("click", () => create(facts));
   return button;

@@ -31,9 +31,14 @@ export function showPhases(ids) {
   current = ids[0] ?? "";
 }
 
-function amount(bytes, since) {
+// How long it has taken since, where that is worth a word.
+function time(since) {
   const seconds = (performance.now() - since) / 1000;
-  return seconds < 1 ? inUnits(bytes) : _("%(size)s in %(time)s", { size: inUnits(bytes), time: inMinutes(seconds) });
+  return seconds < 1 ? "" : inMinutes(seconds);
+}
+
+function amount(bytes, since) {
+  return time(since) ? _("%(size)s in %(time)s", { size: inUnits(bytes), time: time(since) }) : inUnits(bytes);
 }
 
 // What a phase that is over says it did; one that nothing was to do for says nothing.
@@ -43,7 +48,7 @@ export function end(id) {
   byId(id).value = 1;
   rowOf(id).className = "phase done";
   const { total, at } = ratesFrom[id] ?? {};
-  figuresOf(id).replaceChildren(icon("check2", "text-success"), total ? ` ${amount(total, at)}` : "");
+  figuresOf(id).replaceChildren(icon("check2", "good"), total ? ` ${amount(total, at)}` : at ? ` ${time(at)}` : "");
   serverRows(id).filter(row => !row.classList.contains("failed")).forEach(endRow);
 }
 

@@ -9,11 +9,12 @@ import { _, EXTENSION, inUnits, language } from "./text.js";
 import { forgetOthers, remove, unfinished } from "./upload.js";
 
 const SHOWN_TASKS = 10;
+const EMPTY = ["tasks-loading", "no-tasks", "tasks-closed", "tasks-failed"];
 const STATES = {
   running: ["hourglass-split", "text-primary", _("running")],
-  succeeded: ["check-circle-fill", "text-success", _("succeeded")],
+  succeeded: ["check-circle-fill", "good", _("succeeded")],
   failed: ["x-circle-fill", "text-danger", _("failed")],
-  stopped: ["stop-circle", "text-warning", _("stopped")],
+  stopped: ["stop-circle", "careful", _("stopped")],
 };
 const DONE = {
   "Success create model": _("made on Ollama"),
@@ -23,7 +24,8 @@ const DONE = {
 const hasChanged = memory(), hasOthers = memory();
 let isRunning = false;
 let stored = new Map();
-let tasks = [];
+let tasks = null;
+let open = "";
 
 function item([name, colour, word], heading, time, ...content) {
   return made("li", { className: "d-flex gap-3" },
@@ -44,9 +46,17 @@ async function showLines(uuid, details) {
 }
 
 function linesOf(uuid) {
-  const details = made("details", { className: "small" }, made("summary", {}, _("Its lines")));
+  const details = made("details", { className: "small mt-1" }, made("summary", {}, _("What the service said")));
   details.addEventListener("toggle", () => showLines(uuid, details));
   return details;
+}
+
+// Wherever it was begun: it ends as if its client had left.
+async function stop(uuid, pressed) {
+  pressed.disabled = true;
+  await ask(`/tasks/${uuid}`, { method: "DELETE" }).catch(() => {});
+  await refresh();
+  pressed.disabled = false;
 }
 
 // The stored model that a task was about; an upload is called as its file was.
@@ -61,7 +71,10 @@ function taskItem(task) {
   if (hint) more.push(made("div", { className: "small text-body-secondary" }, hint));
   const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
   if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(facts), `${_("Create again")} ${facts.model}`)));
-  if (how === "running") more.push(made("progress", { value: ratio, ariaLabel: action ?? _("Upload") }));
+  if (how === "running") {
+    more.push(made("progress", { value: ratio, ariaLabel: action ?? _("Upload"), className: "my-2" }),
+      button(_("Cancel"), event => stop(uuid, event.target), `${_("Cancel")} ${task.model ?? ""}`));
+  }
   return item(STATES[how], heading(task), started, ...more, linesOf(uuid));
 }
 
@@ -82,7 +95,7 @@ function uploadItem({ upload: id, name, bytes, total_bytes: total, started, expi
       { sent: inUnits(bytes), size: inUnits(total), date: until });
   const upload = { key: known?.key ?? path, path, name, size: total, as: known?.as };
   const goOn = isWhole ? _("Deploy it") : _("Go on: choose the file again");
-  return item(["pause-circle-fill", "text-warning", _("unfinished")], made("div", {}, made("bdi", {}, name)), started,
+  return item(["pause-circle-fill", "careful", _("unfinished")], made("div", {}, made("bdi", {}, name)), started,
     made("div", { className: "small text-body-secondary num" }, said),
     made("div", { className: "d-flex flex-wrap gap-2 mt-2" },
       (known || isWhole) && button(goOn, () => document.dispatchEvent(new CustomEvent("go-on", { detail: { upload, isWhole } })), `${goOn} ${name}`),
@@ -94,16 +107,27 @@ function showUploads(uploads) {
   if (hasOthers([uploads, isRunning]) && !isRunning) byId("uploads").replaceChildren(...uploads.map(uploadItem));
 }
 
+function showEmpty() {
+  const wanted = open === "key" ? "tasks-closed" : tasks ? !tasks.length && "no-tasks"
+    : open === "no" ? "tasks-failed" : "tasks-loading";
+  for (const id of EMPTY) byId(id).hidden = id !== wanted;
+  byId("tasks").hidden = byId("uploads").hidden = open === "key";
+}
+
 function showTasks() {
-  if (!hasChanged([tasks, [...stored.keys()]])) return;
+  showEmpty();
+  if (!tasks || !hasChanged([tasks, [...stored.keys()]])) return;
   byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
-  byId("no-tasks").hidden = tasks.length > 0;
   byId("running-count").textContent = tasks.filter(task => task.state === "running").length || "";
 }
 
 document.addEventListener("running", event => {
   isRunning = event.detail;
   if (isRunning) byId("uploads").replaceChildren();
+});
+on("open", found => {
+  open = found;
+  showEmpty();
 });
 on("models", models => stored = new Map(models.map(facts => [facts.model, facts])));
 on("tasks", found => {

@@ -30,8 +30,10 @@ export function inMinutes(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+// Counts of parameters, as models are named in every language: 494M, 8B.
 export function inShort(count) {
-  return new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 1 }).format(count);
+  const maximumFractionDigits = count < 1e9 ? 0 : 1;
+  return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits }).format(count);
 }
 
 const NAME_CHARACTERS = 80;

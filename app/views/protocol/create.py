@@ -18,6 +18,7 @@ from app.planning.options import BadRequest, read_json
 from app.service.creating import Creation
 from app.service.lines import Steps, Task
 from app.service.work import FAILED_CREATE
+from app.storage.tasks import TaskStopped
 from app.views import schemas
 from app.views.answers import JSON_BYTES, service
 from app.views.openapi import CURL_JSON, documented
@@ -125,6 +126,8 @@ def _lines(task: Task, steps: Steps[None]) -> Lines:
         ratio = 0.0
         try:
             for step in steps:
+                if step is None or step.verbose:
+                    task_log().check(task.uuid)
                 if not client_is_there():
                     return
                 if step is not None and not step.verbose:
@@ -141,7 +144,8 @@ def _lines(task: Task, steps: Steps[None]) -> Lines:
             failed = Failed(error, ended.fail(error))
             details = failed.failure.details()
             status = failed.failure.status
-            keep(encode(task, status, task.failure, "progress_ratio", ratio, details))
+            if not isinstance(error, TaskStopped):
+                keep(encode(task, status, task.failure, "progress_ratio", ratio, details))
     if failed is not None:
         raise failed
     yield SUCCESS
