@@ -326,24 +326,6 @@ def test_a_large_vocabulary_is_passed_over(tmp_path: Path) -> None:
     assert peak < 4 * 2**20
 
 
-@pytest.mark.parametrize(
-    ("declared", "named", "blocks"),
-    [(None, ["blk.0", "blk.1"], 2), (2, ["blk.0", "blk.1"], 2), (300_000, ["blk.0", "blk.1"], 2)]
-    + [(1, ["blk.0", "blk.1"], 1), (-5, ["blk.0"], 0), (10**9, ["blk.999999"], 1)],
-)
-def test_blocks_are_those_that_tensors_name(
-    declared: int | None, named: list[str], blocks: int
-) -> None:
-    pairs = [pair("general.architecture", 8, text("llama"))]
-    if declared is not None:
-        pairs.append(pair("llama.block_count", 11, struct.pack("<q", declared)))
-    tensors = [tensor(f"{name}.x", (4,), 0, 32 * at) for at, name in enumerate(named)]
-    shards = [read(build(pairs, tensors[:1]))] + [
-        read(build([pair("split.count", 2, b"\2\0")], tensors[1:]))
-    ]
-    assert gguf.block_count(shards) == blocks
-
-
 def test_a_beginning_says_that_more_is_needed() -> None:
     data = build([pair("x", 8, text("long " * 9))])
     for cut in (10, 40, 100):

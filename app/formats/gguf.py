@@ -6,9 +6,8 @@ and stays below 64 MiB of memory. That needs no process of its own: each value i
 anything is made of it (`make fuzz` checks this with a coverage-guided fuzzer).
 """
 
-import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, prod
@@ -35,7 +34,6 @@ __all__ = [
     "Header",
     "Tensor",
     "Truncated",
-    "block_count",
     "open_header",
     "read_header",
 ]
@@ -44,7 +42,6 @@ KEYS = 16_384
 TENSORS = 32_768
 KEPT_ITEMS = 64
 ALIGNMENT = 2**16
-_BLOCK = re.compile(r"(?:.*\.)?blk\.([0-9]{1,6})\.")
 
 
 @dataclass(frozen=True)
@@ -168,18 +165,6 @@ class Header:
         """The whole number under `key`, if there is one."""
         value = self.metadata.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def block_count(headers: Iterable[Header]) -> int:
-    """The blocks of the model whose shards have these headers, which is what its metadata says as
-    long as its tensors name as many: nothing may be made for a block that isn't there."""
-    declared: int | None = None
-    named = set()
-    for header in headers:
-        if declared is None:
-            declared = header.integer(f"{header.architecture}.block_count")
-        named |= {match[1] for name in header.tensors if (match := _BLOCK.match(name))}
-    return len(named) if declared is None else max(0, min(declared, len(named)))
 
 
 def open_header(path: Path) -> Header:

@@ -5,17 +5,12 @@ work began and left nothing behind; the lines after that are the contract's.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from zipstream import ZipStream
 
 from app.archive.reader import Archive
-from app.formats.files import ModelFile
 from app.metrics import phase
 from app.ollama import names
 from app.ollama.address import ollama_url
@@ -23,7 +18,6 @@ from app.ollama.client import Ollama
 from app.ollama.errors import OllamaError
 from app.planning.contents import examine
 from app.planning.conversion import Conversion
-from app.planning.description import describe_model
 from app.planning.options import BadRequest, Options
 from app.planning.plan import Plan
 from app.planning.selection import Selection, select, select_with_any_projector
@@ -37,7 +31,7 @@ from app.service.planner import Planner, entries, held_by
 from app.service.servers import check_any
 from app.storage.directory import Storage
 from app.storage.failures import NoSpace, NoSuchModel
-from app.storage.model import BLOCK, Model
+from app.storage.model import Model
 from app.storage.staging import Staging
 from app.storage.tasks import TaskLog
 from app.weights.errors import WeightsKilled
@@ -226,49 +220,6 @@ class Service:
                 say_kept(model.name, error)
                 raise
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """What the model `name` is; a digest that isn't known yet is None."""
-        model = self.storage.model(name)
-        kept = model.manifest().facts
-        files = {file.name: {"size": file.size, "sha256": file.sha256} for file in model.files()}
-        selection = select_with_any_projector(examine(model.files()))
-        templates, created_at = self.planner.templates, kept.get("created_at")
-        described = describe_model(model.name, selection, files, templates, created_at)
-        return {**described, "last_create": kept.get("last_create")}
-
-    def creates(self, name: str) -> list[dict[str, Any]]:
-        """The history of the model `name` on Ollama, newest first: each create with its options,
-        its Modelfile and how it ended."""
-        return self.storage.model(name).creates()
-
-    def check(self, upload: Upload) -> dict[str, Any]:
-        """The description of an upload, every byte of which is read and none is kept."""
-        with upload.staging.archive() as archive:
-            selection = select_with_any_projector(examine(entries(archive)))
-            files = {
-                entry.name: {"size": entry.size, "sha256": archive.digest(entry)}
-                for entry in archive.entries
-            }
-        described = describe_model(upload.name, selection, files, self.planner.templates, None)
-        return {**described, "last_create": None}
-
-    def modelfile(self, name: str, options: Options) -> str:
-        """The Modelfile that `ollama create -f` takes in the model's folder."""
-        selection = select(examine(self.storage.model(name).files()), options.projector)
-        return self.planner.plan(selection, options, None).modelfile.text
-
-    @contextmanager
-    def zipped(self, name: str) -> Iterator[ZipStream]:
-        """The model's files as a zip, made while it is read; its `len()` is its size in bytes.
-
-        A model deleted or replaced meanwhile is still read as it was. Raises NoSuchModel.
-        """
-        zipped = ZipStream(sized=True)
-        with self.storage.opened(name) as files:
-            for file in files:
-                zipped.add(_blocks(file), file.name, size=file.size)
-            yield zipped
-
     def targets(self, wanted: Wanted, servers: Sequence[Ollama], folder: Path) -> Targets:
         """The servers that could take what is wanted, under a name that is held on each; what is
         read of an archive's files is copied below `folder`. Raises where none could."""
@@ -307,9 +258,3 @@ class Service:
             )
         upload.staging.publish(upload.name)
         yield Line(*script.success, details)
-
-
-def _blocks(file: ModelFile) -> Iterator[bytes]:
-    """The content of a file that is opened once it is asked for."""
-    with file.open() as opened:
-        yield from iter(partial(opened.read, BLOCK), b"")

@@ -86,7 +86,8 @@ class Model:
         self._change_manifest(Manifest(facts=facts))
 
     def creates(self) -> list[dict[str, Any]]:
-        """How it was made a model of Ollama's, newest first; see Service.create."""
+        """The history of the model on Ollama, newest first: each create with its options, its
+        Modelfile and how it ended."""
         return read_creates(self.folder)
 
     def add_create(self, create: Mapping[str, Any]) -> None:

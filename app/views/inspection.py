@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request
 
 from app.planning.early import EarlyLook
 from app.planning.options import BadRequest, options
+from app.service import inspection
 from app.service.early import look_early
 from app.service.lines import Task
 from app.service.work import FAILED_CREATE
@@ -45,7 +46,7 @@ def check() -> Response:
     storage = service().storage
     with storage.staging(str(uuid4())) as staging:
         upload, _ = receive(storage, staging, lambda fields: EarlyLook())
-        return json_answer(service().check(upload))
+        return json_answer(inspection.check(service(), upload))
 
 
 @blueprint.post("/missing/")
@@ -75,8 +76,8 @@ def missing() -> Response:
 @fails_as(FAILED_GET)
 def describe(name: str) -> Response:
     """Describe a model; with its history, where that is verbose."""
-    history = {"creates": service().creates(name)} if is_verbose() else {}
-    return json_answer({**service().describe(name), **history})
+    history = {"creates": service().storage.model(name).creates()} if is_verbose() else {}
+    return json_answer({**inspection.describe(service(), name), **history})
 
 
 @blueprint.get("/<name>/modelfile")
@@ -89,7 +90,8 @@ def describe(name: str) -> Response:
 @fails_as(FAILED_GET)
 def modelfile(name: str) -> Response:
     """A model's Modelfile, as `ollama create -f` takes it in the model's folder."""
-    return Response(service().modelfile(name, options(request.args)), mimetype="text/plain")
+    text = inspection.modelfile(service(), name, options(request.args))
+    return Response(text, mimetype="text/plain")
 
 
 @blueprint.post("/<name>/modelfile")
@@ -104,7 +106,8 @@ def modelfile(name: str) -> Response:
 @fails_as("Failed check Modelfile.")
 def check_modelfile(name: str) -> Response:
     """The same by options in JSON: what is wrong with it, before a create."""
-    return Response(service().modelfile(name, options(json_object())), mimetype="text/plain")
+    text = inspection.modelfile(service(), name, options(json_object()))
+    return Response(text, mimetype="text/plain")
 
 
 @blueprint.get("/<name>/download")
@@ -117,7 +120,7 @@ def check_modelfile(name: str) -> Response:
 def download(name: str) -> Response:
     """The model as a zip, which could be uploaded again; its length is known beforehand."""
     with ExitStack() as opened:
-        zipped = opened.enter_context(service().zipped(name))
+        zipped = opened.enter_context(inspection.zipped(service(), name))
         response = Response(zipped, mimetype="application/zip")
         response.content_length = len(zipped)
         response.headers.set("Content-Disposition", "attachment", **_file_name(f"{name}.zip"))

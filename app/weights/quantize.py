@@ -140,9 +140,7 @@ class _Rules:
             experts=model.integer("expert_count") or 0,
             heads_per_kv=heads // kv_heads if kv_heads else 0,
             is_70b=blocks == 80
-            and (
-                architecture in ("qwen2", "deci") or (architecture == "llama" and heads != kv_heads)
-            ),
+            and (architecture in _ALWAYS_70B or (architecture == "llama" and heads != kv_heads)),
             is_tied="output.weight" not in model.tensors,
             has_imatrix=has_imatrix,
             values=sum(map(_is_value, model.tensors)),
