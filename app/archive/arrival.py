@@ -187,11 +187,7 @@ class Arrival:
         self._is_closed = True
         self._reading.close()
         self._writer.end()
-        if self._intake.output:
-            self._intake.output.hashed.close()
-        for entry in self._intake.entries:
-            if entry.file:
-                entry.file.close()
+        self._intake.close()
         if self._syncing:
             self._syncing.end()
         self._raw_file.close()

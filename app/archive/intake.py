@@ -227,3 +227,11 @@ class Intake:
         self.name(entry.said)
         self.done(entry, entry.end)
         self.files += entry.restored is not None
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        if self.output:
+            self.output.hashed.close()
+        for entry in self.entries:
+            if entry.file:
+                entry.file.close()

@@ -54,11 +54,7 @@ class SeveralFiles:
     def close(self) -> None:
         """Close what is open."""
         self._writer.end()
-        if self._intake.output:
-            self._intake.output.hashed.close()
-        for entry in self._intake.entries:
-            if entry.file:
-                entry.file.close()
+        self._intake.close()
 
     def archive(self) -> Archive:
         """The files, without the one folder that they may all be in. Raises ArchiveError."""

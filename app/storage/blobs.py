@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from app.archive.writing import HashedFile, Writer
-from app.storage.disk import sync
+from app.archive.writing import HashedFile, Writer, sync
 from app.storage.failures import Busy, NoSpace, UploadLocked, WrongDigest
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile

@@ -19,11 +19,12 @@ from uuid import uuid4
 
 from app.archive.limits import Limits
 from app.archive.names import OWN_PREFIX
+from app.archive.writing import sync
 from app.formats.files import ModelFile
 from app.progress import Report
 from app.storage.blobs import Blobs
 from app.storage.creates import carry_creates
-from app.storage.disk import exchange, locked, sync
+from app.storage.disk import exchange, locked
 from app.storage.failures import NameNotAllowed, NoSpace, NoSuchModel
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile

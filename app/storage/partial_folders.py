@@ -12,7 +12,8 @@ from pathlib import Path
 
 from app.archive.journal import NAME as JOURNAL
 from app.archive.journal import read_offset
-from app.storage.disk import locked, sync, write_whole
+from app.archive.writing import sync
+from app.storage.disk import locked, write_whole
 from app.storage.failures import NoSuchUpload, UploadLocked
 
 INFO = "info.json"

@@ -17,9 +17,8 @@ from app.archive.limits import ArchiveError, check_count
 from app.archive.names import Names, is_own
 from app.archive.reader import Archive, Entry
 from app.archive.several import SeveralFiles
-from app.archive.writing import write_all
+from app.archive.writing import sync, write_all
 from app.progress import Report
-from app.storage.disk import sync
 from app.storage.failures import ContentMissing, NoSuchUpload
 from app.storage.manifest import Manifest, StoredFile, write_manifest
 from app.storage.model import Model

@@ -63,9 +63,9 @@ class Config:
             raise self._wrong(key, value, f"a whole number from {least} to {most}")
         return value
 
-    def need(self, *keys: str, least: int = 1) -> int:
-        """A whole number that must be there."""
-        value = self.whole(*keys, least=least)
+    def need(self, *keys: str) -> int:
+        """A whole number above 0 that must be there."""
+        value = self.whole(*keys)
         if value is None:
             raise WeightsError(
                 f"{self.where} lacks {keys[0]}.",
@@ -78,9 +78,9 @@ class Config:
         key, value = self.find(*keys)
         return None if value is None else self._number(key, value)
 
-    def numbers(self, key: str, most: int = LARGEST) -> list[float] | None:
-        """A list of at most `most` numbers."""
-        value = self._list(key, most)
+    def numbers(self, key: str) -> list[float] | None:
+        """A list of numbers."""
+        value = self._list(key)
         return None if value is None else [self._number(key, item) for item in value]
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -110,7 +110,7 @@ class Config:
 
     def per_block(self, key: str, blocks: int) -> list[str] | None:
         """A list of one text for each block."""
-        value = self._list(key, LARGEST)
+        value = self._list(key)
         if value is None:
             return None
         if len(value) != blocks or not all(isinstance(item, str) for item in value):
@@ -119,7 +119,7 @@ class Config:
 
     def wholes(self, key: str) -> list[int] | None:
         """A list of whole numbers from 0 on."""
-        value = self._list(key, LARGEST)
+        value = self._list(key)
         if value is None:
             return None
         for item in value:
@@ -127,12 +127,10 @@ class Config:
                 raise self._wrong(key, value, "a list of whole numbers")
         return value
 
-    def _list(self, key: str, most: int) -> list[Any] | None:
+    def _list(self, key: str) -> list[Any] | None:
         value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or len(value) > most:
-            raise self._wrong(key, value, f"a list of at most {most} items")
+        if value is not None and not isinstance(value, list):
+            raise self._wrong(key, value, "a list")
         return value
 
     def _number(self, key: str, value: object) -> float:
