@@ -7,7 +7,7 @@ from typing import Any
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
-from app.archive import reader as archive
+from app.archive import limits as archive
 from app.modelfile import grammar as modelfile
 from app.ollama import errors as ollama
 from app.ollama.names import InvalidName

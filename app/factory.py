@@ -9,7 +9,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import config as settings
-from app.archive.reader import Limits
+from app.archive.limits import Limits
 from app.modelfile.templates import Templates
 from app.ollama.client import Ollama
 from app.service.planner import Planner

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from app.archive import zip_headers, zip_records
 from app.archive.arrival import Arrival
-from app.archive.reader import Archive, ArchiveError, Entry, Limits, ZipArchive
+from app.archive.limits import ArchiveError, Limits
+from app.archive.reader import Archive, Entry, ZipArchive
 from tests.conftest import require_program
 from tests.zip_defects import (
     DEFECTS,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from app.archive import zip_entries
 from app.archive.arrival import Arrival
 from app.archive.headers import header_is_known
-from app.archive.limits import Limits
-from app.archive.reader import Archive, ArchiveError
+from app.archive.limits import ArchiveError, Limits
+from app.archive.reader import Archive
 from app.formats.files import ModelFile
 
 NOISE = os.urandom(3_000_000)

@@ -167,7 +167,7 @@ def test_the_key_and_the_server_come_from_the_environment(
         for environ in ({}, {"MODEL_HANDLER_API_KEY": "another"}):
             done = deploy(zips.both, new_name, **server, **environ)
             assert done.exit_code == 1
-            assert "wants an API key" in done.stderr
+            assert "needs an API key" in done.stderr
         done = deploy(zips.both, new_name, **server, MODEL_HANDLER_API_KEY="a secret")
         assert done.exit_code == 0, done.stderr
         done = deploy(zips.both, new_name, "--key-env", "MINE", **server, MINE="a secret")

@@ -365,7 +365,7 @@ REFUSED = {
     "pickles": Refused(
         lambda f: {"pytorch_model.bin": b"\x80\x02", "optimizer.pt": b"x"},
         "The only weights found are Python pickles: pytorch_model.bin, optimizer.pt.",
-        "Pickles can run code and are not taken. Save as safetensors, or convert to GGUF.",
+        "Pickles can run code and aren't accepted. Save as safetensors, or convert to GGUF.",
     ),
     "a Git LFS pointer": Refused(
         lambda f: {"base.gguf": b"version https://git-lfs.github.com/spec/v1\n"},

@@ -450,7 +450,7 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "bzip2": (
         lambda: good(method=ZIP_BZIP2),
-        "'a.txt' is compressed with bzip2, which isn't taken. Zip with deflate or without"
+        "'a.txt' is compressed with bzip2, which isn't supported. Zip with deflate or without"
         " compression, for example with `zip -0`.",
     ),
     "no entries": (lambda: b"PK\5\6" + bytes(18), "The archive holds no files."),

@@ -35,7 +35,7 @@ def check_method(name: str, method: int) -> None:
     if method not in METHODS:
         what = _METHOD_NAMES.get(method, f"method {method}")
         raise ArchiveError(
-            f"{name!r} is compressed with {what}, which isn't taken."
+            f"{name!r} is compressed with {what}, which isn't supported."
             " Zip with deflate or without compression, for example with `zip -0`."
         )
 

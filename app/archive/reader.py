@@ -15,8 +15,6 @@ from app.archive.limits import ArchiveError, Limits, check_ratio
 from app.archive.names import Names, is_junk, without_common_folder
 from app.archive.zip_records import Followed, Record, RecordReader
 
-__all__ = ["Archive", "ArchiveError", "Entry", "Limits", "ZipArchive"]
-
 
 @dataclass(frozen=True)
 class Entry:

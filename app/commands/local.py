@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from app.archive.reader import ArchiveError
+from app.archive.limits import ArchiveError
 from app.formats.files import ModelFile
 from app.formats.tensor_types import QUANTIZATIONS
 from app.modelfile.grammar import ModelfileError

@@ -116,7 +116,7 @@ def _check_made_here(body: Mapping[str, Any]) -> None:
     for name in _NOT_SENT_ON:
         if body.get(name):
             raise BadRequest(
-                f"The field {name!r} isn't taken by this service. Leave it out, or send the"
+                f"The field {name!r} isn't supported by this service. Leave it out, or send the"
                 " request to Ollama itself."
             )
 

@@ -189,7 +189,7 @@ def _nothing_usable(contents: Contents) -> Unusable:
     if contents.pickles:
         return Unusable(
             f"The only weights found are Python pickles: {_some(contents.pickles)}.",
-            "Pickles can run code and are not taken. Save as safetensors, or convert to GGUF.",
+            "Pickles can run code and aren't accepted. Save as safetensors, or convert to GGUF.",
         )
     return Unusable(
         "Found no model that could be used.",

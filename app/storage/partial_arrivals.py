@@ -116,7 +116,7 @@ def _close_all(arrivals: OrderedDict[str, Arrival]) -> None:
 def check_offset(at: int, offset: int) -> None:
     """Raise WrongOffset unless the upload, which has `offset` bytes, goes on at `at`."""
     if at != offset:
-        raise WrongOffset(f"The upload goes on at {offset}, not at {at}.")
+        raise WrongOffset(f"The upload continues at {offset}, not at {at}.")
 
 
 def bounded(blocks: Iterable[bytes], upload: PartialUpload) -> Iterator[bytes]:

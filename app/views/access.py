@@ -74,7 +74,7 @@ def require_key() -> None:
     is_open = request.endpoint in OPEN_ENDPOINTS or request.method == "OPTIONS"
     if not is_open and not has_key():
         raise Unauthorized(
-            "This service wants an API key: send it as 'Authorization: Bearer <key>'"
+            "This service needs an API key: send it as 'Authorization: Bearer <key>'"
             " or as 'X-API-Key: <key>'.",
             www_authenticate=WWWAuthenticate("bearer"),
         )
