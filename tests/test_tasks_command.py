@@ -146,6 +146,9 @@ def wait_for(look: Callable[[], str]) -> str:
         (["--stop"], 2, "--stop needs the UUID"),
         (["no-such-task"], 1, "There is no task 'no-such-task'"),
         (["--server", "http://127.0.0.1:1"], 1, "can't be reached"),
+        (["--server", "127.0.0.1:1"], 1, "http://127.0.0.1:1 can't be reached"),
+        (["--server", "ftp://127.0.0.1"], 2, "isn't like http://"),
+        (["--server", "http://"], 2, "isn't like http://"),
     ],
 )
 def test_what_cannot_be_told_is_said(

@@ -362,6 +362,11 @@ REFUSED = {
         "Found no model that could be used.",
         "It needs a GGUF base model or LoRA adapter, or a safetensors folder with its config.json.",
     ),
+    "an archive in the archive": Refused(
+        lambda f: {"README.md": b"hello", "m/model.tar.gz": b"\x1f\x8b"},
+        "Found no model that could be used, but other archives: m/model.tar.gz.",
+        "Unpack them first, or upload each by itself.",
+    ),
     "pickles": Refused(
         lambda f: {"pytorch_model.bin": b"\x80\x02", "optimizer.pt": b"x"},
         "The only weights found are Python pickles: pytorch_model.bin, optimizer.pt.",

@@ -155,7 +155,8 @@ class Arrival:
     def checkpoint(self) -> int:
         """Wait until all that has come is written, so that it survives this process, and return how
         many bytes that are."""
-        self._save()
+        if not self._saved.is_finished:
+            self._save()
         self._writer.wait()
         return self._saved.offset
 

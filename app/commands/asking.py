@@ -14,11 +14,22 @@ TIMEOUT_SECONDS = (10, 900)
 KEY_VARIABLE = "MODEL_HANDLER_API_KEY"
 
 
+def _url(context: click.Context, option: click.Parameter, value: str) -> str:
+    """The service's URL, without the last slash; plain HTTP where only the host is said."""
+    scheme, found, rest = value.partition("://")
+    if not found:
+        scheme, rest = "http", value
+    if scheme.lower() not in ("http", "https") or not rest.strip("/"):
+        raise click.BadParameter(f"{value!r} isn't like http://127.0.0.1:8000.")
+    return f"{scheme.lower()}://{rest.rstrip('/')}"
+
+
 def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options `server`, the service's URL, and `key_env`."""
     server = click.option(
         "--server",
         metavar="URL",
+        callback=_url,
         default="http://127.0.0.1:8000",
         show_default=True,
         help="The service. MODEL_HANDLER_SERVER says it too.",

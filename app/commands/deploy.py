@@ -69,7 +69,6 @@ def deploy(
     """
     own = {"model_name_on_ollama": name, "from": from_, "server": ollama_server, **asked}
     fields = _fields(more) | {key: value for key, value in own.items() if value is not None}
-    server = server.rstrip("/")
     with asking(server, key_env, GO_ON) as session:
         checked = session.post(f"{server}/models/check/", json=fields, timeout=TIMEOUT_SECONDS)
         with _refusal_shown(as_json):

@@ -31,7 +31,6 @@ def tasks(
     for option, is_given in (("--follow", follow), ("--stop", stop)):
         if is_given and uuid is None:
             raise click.UsageError(f"{option} needs the UUID of a task.")
-    server = server.rstrip("/")
     with asking(server, key_env, "See that it runs, and where: --server URL.") as session:
         if uuid is None:
             for task in _recent(session, server):

@@ -15,6 +15,19 @@ from app.planning.parts import Adapter, Base
 from app.planning.safetensors_parts import read_text, safetensors_parts
 from app.planning.unusable import Unusable
 
+ARCHIVES = (
+    ".zip",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.zst",
+    ".7z",
+    ".rar",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
 _MODELFILES = ("modelfile", "modelfile.txt")
 # What trainers write beside weights: it never was meant for Ollama.
@@ -41,6 +54,7 @@ class Contents:
     modelfile: Modelfile | None = None
     modelfile_folder: str = "."
     pickles: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
 
 
 def examine(files: Iterable[ModelFile]) -> Contents:
@@ -73,6 +87,7 @@ def examine(files: Iterable[ModelFile]) -> Contents:
         modelfile=_parsed(own) if own else None,
         modelfile_folder=str(PurePosixPath(own.name).parent) if own else ".",
         pickles=tuple(name for name in by_name if name.lower().endswith(PICKLES)),
+        archives=tuple(name for name in by_name if name.lower().endswith(ARCHIVES)),
     )
 
 

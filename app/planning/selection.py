@@ -191,6 +191,11 @@ def _nothing_usable(contents: Contents) -> Unusable:
             f"The only weights found are Python pickles: {_some(contents.pickles)}.",
             "Pickles can run code and aren't accepted. Save as safetensors, or convert to GGUF.",
         )
+    if contents.archives:
+        return Unusable(
+            f"Found no model that could be used, but other archives: {_some(contents.archives)}.",
+            "Unpack them first, or upload each by itself.",
+        )
     return Unusable(
         "Found no model that could be used.",
         "It needs a GGUF base model or LoRA adapter, or a safetensors folder with its config.json.",

@@ -119,13 +119,21 @@ def check_offset(at: int, offset: int) -> None:
         raise WrongOffset(f"The upload continues at {offset}, not at {at}.")
 
 
+def check_length(upload: PartialUpload, count: int) -> None:
+    """Raise UploadTooLong where `count` bytes more are more than is still to come."""
+    if count > upload.length - upload.offset:
+        raise UploadTooLong(
+            f"The upload was declared to have {upload.length} bytes, of which"
+            f" {upload.offset} are here."
+        )
+
+
 def bounded(blocks: Iterable[bytes], upload: PartialUpload) -> Iterator[bytes]:
     """The blocks, as long as they are no more than is still to come. Raises UploadTooLong."""
-    left = upload.length - upload.offset
+    count = 0
     for block in blocks:
-        if len(block) > left:
-            raise UploadTooLong(f"The upload was declared to have {upload.length} bytes.")
-        left -= len(block)
+        count += len(block)
+        check_length(upload, count)
         yield block
 
 

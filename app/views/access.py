@@ -20,7 +20,7 @@ PAGE_POLICY = (
 CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Tus-Resumable, Upload-Length, Upload-Offset,"
-    " Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override"
+    " Upload-Metadata, Upload-Checksum, X-HTTP-Method-Override, X-Request-ID, X-Requested-With"
 )
 CORS_SHOWN = (
     "Location, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm,"

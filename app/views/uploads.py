@@ -28,7 +28,7 @@ from app.service.lines import Task
 from app.storage.failures import NoSuchUpload, UploadLocked
 from app.storage.names import name_of_upload
 from app.storage.partial import PartialUploads
-from app.storage.partial_arrivals import CHECKSUMS, Checksum
+from app.storage.partial_arrivals import CHECKSUMS, Checksum, check_length
 from app.storage.partial_folders import PartialUpload
 from app.views.answers import service
 from app.views.fields import NEW_NAME, asked_for
@@ -44,6 +44,7 @@ FAILED = "Failed upload model file."
 _TUS = f"-H 'Tus-Resumable: {VERSION}'"
 _BYTES_REFUSED = (400, 408, 412, 413, 422, 460, 507)
 OF_DEPLOY = frozenset((*FIELDS, NEW_NAME, "server"))
+READ = OF_DEPLOY | {"filename"}
 
 blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
 
@@ -87,11 +88,17 @@ def create() -> Response:
     The first bytes may come along. Where the metadata has fields of a deploy, they are checked now,
     and the files by them as they arrive; the deploy itself says them again.
     """
+    _check_extensions()
     length, most = _number("Upload-Length"), current_app.config["MAX_CONTENT_LENGTH"]
     if length > most:
         raise RequestEntityTooLarge(f"The upload has {length} bytes; the limit is {most}.")
     metadata = _metadata()
-    name_of_upload(metadata.get("filename", ""))
+    if not metadata.get("filename"):
+        raise BadRequest(
+            "The header Upload-Metadata doesn't say how the file is called: it needs the key"
+            " 'filename' and the name in Base64, such as `filename bW9kZWwuemlw`."
+        )
+    name_of_upload(metadata["filename"])
     _look(metadata)
     upload = _uploads().create(length, metadata)
     if request.mimetype == CHUNK:
@@ -116,7 +123,7 @@ def state(upload_id: str) -> Response:
     response = _answer(200, upload)
     response.headers["Upload-Length"] = str(upload.length)
     response.headers["Upload-Metadata"] = ",".join(
-        f"{key} {base64.b64encode(value.encode()).decode()}".rstrip()
+        f"{key} {base64.b64encode(value.encode(errors='surrogateescape')).decode()}".rstrip()
         for key, value in upload.metadata.items()
     )
     return response
@@ -180,7 +187,10 @@ def _uploads() -> PartialUploads:
 def _append(upload_id: str, at: int) -> PartialUpload:
     uploads, checksum = _uploads(), _checksum()
     check_size(service().storage, but=upload_id)
-    on_file = _LateLook(partial(_look, uploads.get(upload_id).metadata))
+    upload = uploads.get(upload_id)
+    if at == upload.offset:
+        check_length(upload, request.content_length or 0)
+    on_file = _LateLook(partial(_look, upload.metadata))
     return uploads.append(upload_id, at, _blocks(), on_file=on_file, checksum=checksum)
 
 
@@ -224,6 +234,16 @@ def _answer(status: int, upload: PartialUpload) -> Response:
     return response
 
 
+def _check_extensions() -> None:
+    """Refuse what of the protocol isn't offered, instead of ignoring it."""
+    for header, way_out in (
+        ("Upload-Concat", "Send the file as one upload, without parallel ones."),
+        ("Upload-Defer-Length", "Send Upload-Length."),
+    ):
+        if header in request.headers:
+            raise BadRequest(f"The header {header} is of an extension that isn't here. {way_out}")
+
+
 def _number(header: str) -> int:
     text = request.headers.get(header, "")
     if not (text.isascii() and text.isdigit() and len(text) < 20):
@@ -237,7 +257,7 @@ def _checksum() -> Checksum | None:
     if text is None:
         return None
     algorithm, _, encoded = text.partition(" ")
-    checksum = Checksum(algorithm, _decoded(encoded))
+    checksum = Checksum(algorithm, _decoded(encoded, "The header Upload-Checksum"))
     if len(checksum.digest) != CHECKSUMS.get(algorithm):
         known = " or ".join(CHECKSUMS)
         raise BadRequest(f"The header Upload-Checksum must be {known} and that digest in Base64.")
@@ -245,19 +265,31 @@ def _checksum() -> Checksum | None:
 
 
 def _metadata() -> Mapping[str, str]:
-    """Upload-Metadata: keys with their values in Base64, between commas."""
+    """Upload-Metadata: keys with their values in Base64, between commas. Values that aren't UTF-8
+    have surrogates; those that the service reads may not."""
     pairs = filter(None, map(str.strip, request.headers.get("Upload-Metadata", "").split(",")))
     metadata: dict[str, str] = {}
     for pair in pairs:
         key, _, encoded = pair.partition(" ")
         if key in metadata:
             raise BadRequest(f"The header Upload-Metadata has the key {key!r} twice.")
-        metadata[key] = _decoded(encoded).decode(errors="replace")
+        decoded = _decoded(encoded, f"The value of {key[:99]!r} in the header Upload-Metadata")
+        metadata[key] = decoded.decode(errors="surrogateescape")
+        if key in READ and not _is_text(decoded):
+            raise BadRequest(f"The value of {key!r} in the header Upload-Metadata isn't UTF-8.")
     return metadata
 
 
-def _decoded(text: str) -> bytes:
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decoded(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadRequest("A header holds what isn't Base64.") from None
+        raise BadRequest(f"{what} isn't Base64.") from None
