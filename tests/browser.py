@@ -90,6 +90,13 @@ class Page:
         content = base64.b64encode(path.read_bytes()).decode()
         self.driver.execute_script(DROP, path.name, content)  # type: ignore[no-untyped-call]
 
+    def drag(self, path: Path) -> None:
+        """Drag a file or a folder from the desktop onto the page."""
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        _ = self.driver
+        for event in ("dragEnter", "dragOver", "drop"):
+            self._command("Input.dispatchDragEvent", type=event, x=300, y=300, data=data)
+
     def deploy(self, path: Path) -> None:
         """Drop a zip and send it."""
         self.drop(path)

@@ -9,17 +9,20 @@ from tests.serving import ROOT
 
 AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 SCHEMES, WIDTHS = ("light", "dark"), (360, 1280)
-# What axe-core finds in a look, and what is wider than the place it is in.
+# What is wider than the place it is in.
+WIDE = """
+const wide = [...document.querySelectorAll("html, dialog[open], .card, .offcanvas-body")]
+  .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
+  .map(({ id, className, tagName }) => `too wide: ${tagName} ${id} ${className}`);
+"""
+# What axe-core finds in a look.
 LOOK = """
 const [scheme, places, done] = arguments;
 document.documentElement.dataset.bsTheme = scheme;
 const options = { resultTypes: ["violations"] };
 const context = places.length ? { include: places } : document;
 const said = ({ id, nodes }) => [id, ...nodes.map(node => node.html.slice(0, 160))].join(" | ");
-const wide = [...document.querySelectorAll("html, dialog[open], .offcanvas-body")]
-  .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth);
-axe.run(context, options).then(({ violations }) => done(
-  [...violations.map(said), ...wide.map(({ id, className }) => `too wide: ${id} ${className}`)]));
+axe.run(context, options).then(({ violations }) => done([...violations.map(said), ...wide]));
 """
 # What axe-core says of the page as a whole, where it looks at a part of it otherwise: its colours
 # aside, which are those of parts.
@@ -54,7 +57,7 @@ class Checked:
         for width in WIDTHS:
             self.page.resize(width)
             for scheme in SCHEMES:
-                found = self._run(LOOK, scheme, places)
+                found = self._run(WIDE + LOOK, scheme, places)
                 self.page.take_screenshot(f"axe-{state}-{self.language}-{scheme}-{width}")
                 assert not found, f"{state}, {scheme}, {width}"
         if places:

@@ -1,5 +1,6 @@
 """Models for tests of the page: written into the models directory, or brought over HTTP."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -36,6 +37,13 @@ def create(url: str, model: str, name: str, **options: Any) -> requests.Response
     """Create a model that is stored there, as `name` on Ollama; `options` as the API takes them."""
     body = {"model": model, "model_name_on_ollama": name, **options}
     return requests.post(f"{url}/models/create/", json=body, timeout=60)
+
+
+def begin_upload(url: str, filename: str, size: int) -> None:
+    """Begin a resumable upload of that many bytes, none of which come."""
+    metadata = f"filename {base64.b64encode(filename.encode()).decode()}"
+    begin = {"Tus-Resumable": "1.0.0", "Upload-Length": str(size), "Upload-Metadata": metadata}
+    requests.post(f"{url}/uploads/", headers=begin, timeout=30)
 
 
 def received(url: str) -> float:

@@ -70,7 +70,7 @@ def test_deploy_by_the_form_and_delete(page: Page, zips: Zips, models_dir: Path)
     assert (models_dir / "tiny_lora").exists()
     page.fill("#typed-name", "tiny_lora")
     page.click("#delete-dialog [value=yes]")
-    page.wait_for("#said", "Success delete model.")
+    page.wait_for("#said", "Deleted here.")
     assert not (models_dir / "tiny_lora").exists()
     page.wait_for("#no-models", "No models yet")
 
@@ -259,7 +259,7 @@ def test_the_keyboard_alone_deletes_a_model(page: Page, zips: Zips, models_dir: 
     press(page, Keys.ENTER)
     page.wait_until("document.activeElement.id === 'typed-name'")
     press(page, "tiny_base" + Keys.ENTER)
-    page.wait_for("#said", "Success delete model.")
+    page.wait_for("#said", "Deleted here.")
     assert not (models_dir / "tiny_base").exists()
 
 
@@ -285,7 +285,7 @@ def test_bars_stand_where_the_work_is(page: Page, zips: Zips, standin: Standin) 
     with standin.hold("/api/create") as gate:
         page.deploy(zips.both)
         gate.wait_reached(20)
-        page.wait_for("#said", "Ollama")
+        page.wait_until("document.getElementById('create-figures').textContent")
         page.take_screenshot("creating")
         values = [page.find(f"#{bar}").get_attribute("value") for bar in ("upload", "push")]
         assert values == ["1", "1"]
@@ -300,7 +300,7 @@ def test_cancelling_a_create_keeps_the_upload(
     with standin.hold("/api/create") as gate:
         page.deploy(zips.both)
         gate.wait_reached(20)
-        page.wait_for("#said", "Ollama")
+        page.wait_until("document.getElementById('create-figures').textContent")
         page.click("#cancel")
         page.wait_for("#said", "The model is kept here")
     assert (models_dir / "tiny_lora").is_dir()
@@ -310,7 +310,8 @@ def test_a_failure_is_shown_with_its_hint(page: Page, zips: Zips, standin: Stand
     standin.fail_next("/api/create", body=b'{"error": "disk on fire"}')
     page.deploy(zips.both)
     page.wait_for("#said", "disk on fire")
-    page.wait_for("#said", "The upload is kept")
+    page.wait_for("#said", "The upload is kept as model 'tiny_lora'")
+    page.wait_for("#said", "“Create again” makes it")
     assert page.find("#said").get_attribute("class") == "error"
     assert page.find(".failed label").text == "Create"
     page.take_screenshot("failed")

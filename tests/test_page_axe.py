@@ -12,17 +12,13 @@ import requests
 
 from tests.browser import Page
 from tests.conftest import Zips
-from tests.looks import Checked
+from tests.looks import WIDE, Checked
 from tests.serving import Served
 from tests.standin import Standin
-from tests.stored import store, task, upload
+from tests.stored import begin_upload, store, task
 
-OVERFLOW = """
-const { scrollWidth, clientWidth } = document.documentElement;
-return scrollWidth - clientWidth;
-"""
-# As long as a model's name can be, in two directions, and without a place to break.
-HEBREW_AND_LONG = "מודל-" + "x" * 120 + "-" + "名" * 20
+LONG = "llama-3.1-8b-customer-support-" + "x" * 170
+RIGHT_TO_LEFT = "מודל-" + "م" * 60 + "-" + "名" * 20
 SEVERAL_SERVERS = """
 const done = arguments[0], [one, other] = ["http://one:11434", "http://other:11434"];
 import(new URL("phases.js", document.querySelector("script[type=module]").src)).then(phases => {
@@ -71,7 +67,7 @@ def test_a_deploy_in_each_of_its_states(checked: Checked, zips: Zips, standin: S
     with standin.hold("/api/create") as gate:
         page.click("#send")
         gate.wait_reached(20)
-        page.wait_for("#said", "Ollama")
+        page.wait_until("document.getElementById('create-figures').textContent")
         checked.check("running", "#task", "#activity-place")
         gate.open()
     page.wait_until("!document.getElementById('made').hidden")
@@ -96,10 +92,8 @@ def past(models_dir: Path, served: Served) -> Iterator[None]:
     for action, ratio, status, details in ENDED:
         with task(models_dir, action, ratio, status=status, **details):
             pass
-    for length in (9, 0):
-        metadata = {"Upload-Length": str(length), "Upload-Metadata": "filename YS56aXA="}
-        begin = {"Tus-Resumable": "1.0.0", **metadata}
-        requests.post(f"{served.url}/uploads/", headers=begin, timeout=30)
+    begin_upload(served.url, "a.zip", 9)
+    begin_upload(served.url, "b.zip", 0)
     with task(models_dir, "Start create model.", 0.67, model="d"):
         yield
 
@@ -149,20 +143,63 @@ def test_pages_without_scripts(
         checked.check(state)
 
 
-def test_names_of_any_length_and_direction_break_nothing(
-    page: Page, zips: Zips, served: Served, tmp_path: Path
+LONG_NAMES = """
+const [name, done] = arguments;
+const script = document.querySelector("script[type=module]").src;
+const load = module => import(new URL(module, script));
+Promise.all([load("chat.js"), load("phases.js")]).then(([chat, phases]) => {
+  chat.offerTrial(name);
+  for (const id of ["task-title", "said", "run"]) document.getElementById(id).textContent = name;
+  for (const id of ["task", "made"]) document.getElementById(id).hidden = false;
+  phases.showPhases(["push"]);
+  phases.enter("push");
+  phases.showServers("push", [`http://${name}:11434`, "http://other"]);
+  phases.failServer("http://other", name);
+  done();
+});
+"""
+
+
+def test_no_name_breaks_the_page(
+    page: Page, zips: Zips, served: Served, models_dir: Path, tmp_path: Path
 ) -> None:
-    """640 is a window of 1280 at 200 % zoom: that is what zooming does to a page."""
-    path = tmp_path / f"{HEBREW_AND_LONG}.zip"
+    new_name = "y" * 80 + "/" + "w" * 80 + ":" + "z" * 80
+    last = {"model_name_on_ollama": new_name}
+    store(models_dir, LONG, 10**12, created_at="2025-12-31T10:00:00Z", last_create=last)
+    store(models_dir, RIGHT_TO_LEFT, parameter_count=8_030_261_248)
+    failed = {"model": f"{LONG}.zip", "error": LONG, "hint": LONG}
+    for status, details in ((422, failed), (200, {"model": LONG, **last})):
+        with task(models_dir, "Success create model", 1, status=status, **details):
+            pass
+    begin_upload(served.url, f"{LONG}.zip", 9)
+    page.wait_until("document.querySelectorAll('#models tr').length === 2")
+    path = tmp_path / f"{LONG}.zip"
     path.write_bytes(zips.both.read_bytes())
-    upload(served.url, path)
     page.drop(path)
     page.wait_until("document.getElementById('becomes').textContent")
-    page.wait_until("document.querySelector('#models tr') && document.querySelector('#tasks li')")
+    page.driver.execute_async_script(LONG_NAMES, LONG)  # type: ignore[no-untyped-call]
+    check_widths(page, "long")
+    page.run_script("document.querySelector('.model-name').click()")
+    page.wait_until("document.querySelector('#panel-failed:not([hidden]), #panel-said dl')")
+    check_widths(page, "long-model")
+    for number, dialog in enumerate(("create", "delete")):
+        buttons = "document.querySelectorAll('#panel-actions button')"
+        page.run_script(f"{buttons}[{2 * number}].click()")
+        page.wait_until("document.querySelector('dialog[open]')")
+        check_widths(page, f"long-{dialog}")
+        page.run_script("document.querySelector('dialog[open]').close()")
+    page.run_script(f"document.getElementById('download-line').textContent = '{LONG}'")
+    page.run_script("document.getElementById('download-dialog').showModal()")
+    check_widths(page, "long-download")
+
+
+def check_widths(page: Page, state: str) -> None:
+    """Nothing is wider than its place on a phone, on a desk, and there at 200 % zoom: 640 pixels
+    of a window of 1280."""
     try:
         for width in (360, 640, 1280):
             page.resize(width)
-            page.take_screenshot(f"long-{width}")
-            assert page.run_script(OVERFLOW) == 0
+            page.take_screenshot(f"{state}-{width}")
+            assert page.run_script(f"{WIDE} return wide") == [], (state, width)
     finally:
         page.emulate("clearDeviceMetricsOverride")

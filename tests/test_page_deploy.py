@@ -84,6 +84,10 @@ def test_a_folder_is_one_model(page: Page, zips: Zips, tmp_path: Path, models_di
     page.find("#folder").send_keys(str(folder))
     page.wait_for("#what", "and a LoRA adapter")
     assert page.find("#name").get_attribute("value") == "my-folder"
+    page.click("#clear")
+    page.drag(folder)
+    page.wait_for("#what", "and a LoRA adapter")
+    assert ".hidden" not in page.find("#listing").text
     page.click("#send")
     page.wait_for("#said", "my-folder is on Ollama")
     assert {path.name for path in (models_dir / "my folder").iterdir()} >= {
@@ -199,6 +203,61 @@ def test_a_whole_upload_is_deployed_without_its_file(
     assert page.find("#name").get_attribute("value") == "sent-before"
     page.click("#send")
     page.wait_for("#said", "sent-before is on Ollama")
+
+
+LIST_TARS = """
+const done = arguments[1];
+const text = new TextDecoder();
+const first = async ({ name, size, start }) => [name, size, text.decode(await start(3))];
+import(new URL("tar.js", document.querySelector("script[type=module]").src))
+  .then(({ tarListing }) => Promise.all(arguments[0].map(async text => {
+    const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const entries = await tarListing(new File([bytes], "a.tar"));
+    return entries && Promise.all(entries.map(first));
+  }))).then(done);
+"""
+IN_TAR = {"./base.gguf": b"GGUF", "a/empty": b"", "名前/" + "n" * 80 + "/" + "x" * 90: b"y" * 3000}
+
+
+def tarred(form: int) -> bytes:
+    """A tar of IN_TAR, a folder and a link, in one of tarfile's formats."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=form) as archive:
+        (folder := tarfile.TarInfo("folder")).type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, data in IN_TAR.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "base.gguf"
+        archive.addfile(link)
+    return content.getvalue()
+
+
+def test_a_tar_is_looked_into_before_it_is_sent(page: Page, zips: Zips, tmp_path: Path) -> None:
+    whole = [
+        tarred(form) for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+    ]
+    tars = [*whole, whole[0][:-8000], whole[0][1:], b"", b"x" * 2000]
+    texts = [base64.b64encode(content).decode() for content in tars]
+    found = page.driver.execute_async_script(LIST_TARS, texts)  # type: ignore[no-untyped-call]
+    entries = [
+        [name.removeprefix("./"), len(data), data[:3].decode()] for name, data in IN_TAR.items()
+    ]
+    assert found == [entries, entries, entries, None, None, None, None]
+    with tarfile.open(tmp_path / "both.tar", "w") as archive:
+        for name in ("base.gguf", "lora.gguf"):
+            data = zipfile.ZipFile(zips.both).read(name)
+            (member := tarfile.TarInfo(f"./{name}")).size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    choose(page, tmp_path / "both.tar")
+    page.wait_for("#what", "llama 27K (F32) and a LoRA adapter")
+    assert "base.gguf, lora.gguf" in page.find("#listing").text
+    page.click("#clear")
+    (tmp_path / "cut.tar").write_bytes(whole[0][:-8000])
+    choose(page, tmp_path / "cut.tar")
+    page.wait_for("#problem", "This isn't a tar, or not a whole one.")
 
 
 def test_what_only_the_service_can_look_into_is_deployed_too(

@@ -16,9 +16,6 @@ from tests.standin import Standin
 from tests.stored import create, store, upload
 
 ROWS = "[...document.querySelectorAll('#models .model-name')].map(name => name.textContent)"
-LONG = "llama-3.1-8b-customer-support-" + "x" * 170
-RIGHT_TO_LEFT = "نموذج-الدعم-v2"
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # Where the mark stands among the editor's lines, the first being 1.
 MARKED = """(() => {
   const mark = document.getElementById("modelfile-mark");
@@ -365,24 +362,3 @@ def test_an_error_is_no_answer(trial: Page, standin: Standin) -> None:
     trial.wait_for("#chat .error", "out of memory")
     say(trial, "Again")
     trial.wait_for("#chat", "The stand-in has read 5 characters.")
-
-
-def test_no_name_breaks_the_page(page: Page, models_dir: Path) -> None:
-    """640 is a window of 1280 at 200 % zoom."""
-    last = {"model_name_on_ollama": "y" * 80 + ":" + "z" * 80}
-    store(models_dir, LONG, 10**12, created_at="2025-12-31T10:00:00Z", last_create=last)
-    store(models_dir, RIGHT_TO_LEFT, parameter_count=8_030_261_248)
-    reload(page, 2)
-    try:
-        for width in (360, 640, 1280):
-            page.resize(width)
-            assert page.run_script(f"return {OVERFLOW}") == 0
-        page.click(".model-name")
-        page.wait_until("document.querySelector('#panel-failed:not([hidden]), #panel-said dl')")
-        panel = "document.querySelector('#model-panel .offcanvas-body')"
-        for width in (360, 640, 1280):
-            page.resize(width)
-            assert page.run_script(f"return {OVERFLOW}") == 0
-            assert page.run_script(f"return {panel}.scrollWidth - {panel}.clientWidth") == 0
-    finally:
-        page.emulate("clearDeviceMetricsOverride")

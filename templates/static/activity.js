@@ -6,7 +6,7 @@ import { refresh } from "./feed.js";
 import { chosenServer } from "./ollama.js";
 import { currentPhase, end, endAll, endServer, enter, failServer, progress, showPhases, showServers, stop } from "./phases.js";
 import { ask, askForKey, linesOf } from "./service.js";
-import { _, wantsBase } from "./text.js";
+import { _, inPage, wantsBase } from "./text.js";
 import { forget, Refused, Upload } from "./upload.js";
 import "./recent.js";
 
@@ -35,7 +35,7 @@ const ACTIONS = {
   "Failed on one server.": _("It failed on one server."),
   "Still working.": _("Still working."),
   "Start delete model.": _("Deleting."),
-  "Success delete model.": _("Success delete model."),
+  "Success delete model.": _("Deleted here."),
 };
 const UNUSABLE = 422;
 const MADE_PHASES = ["push", "create", "verify"];
@@ -79,7 +79,7 @@ function showFigures(phase, { action, details }) {
 
 function showLine({ status, message }) {
   const { error, hint, model_name_on_ollama: created } = message.details;
-  if (status !== 200) return fail([error, hint].filter(Boolean).join("\n") || message.action);
+  if (status !== 200) return fail(inPage([error, hint].filter(Boolean).join("\n")) || message.action);
   if (created) return finish(created);
   if (message.action === "Start create model.") stored = message.details.model;
   if (message.details.servers) targets = message.details.servers.map(each => each.server);
@@ -90,7 +90,7 @@ function showLine({ status, message }) {
     enter(phase);
     showFigures(phase, message);
   }
-  say(ACTIONS[message.action] ?? message.action);
+  say(ACTIONS[message.action] ?? (message.action.startsWith("Ollama: ") ? _("Creating.") : message.action));
 }
 
 // Each line of an answer as it comes; resolves to the last one.

@@ -2,9 +2,11 @@
 // the files, so that any part of it can be read again.
 
 import { listing } from "./listing.js";
+import { tarListing } from "./tar.js";
 
 const BLOCK = 512;
 const ARCHIVE = /\.(zip|tar|tar\.gz|tgz|tar\.zst)$/i;
+const LISTINGS = { zip: listing, tar: tarListing };
 const text = new TextEncoder();
 
 function field(block, at, size, value) {
@@ -60,8 +62,8 @@ function commonName(names) {
   return names[0].split("/").at(-1).replace(/\.\w+$/, "");
 }
 
-// {name, blob, size, files, entries, key}: `files` is null where only the service can look inside,
-// `entries` is null for a zip that isn't one.
+// {name, blob, size, files, entries, key, isOne}: `files` is null where only the service can look inside,
+// `entries` is null for a zip or a tar that isn't one; `isOne` file is what was chosen.
 export async function bundle(chosen) {
   const files = chosen.map(({ name, file }) => ({ name, file })).sort((a, b) => a.name < b.name ? -1 : 1);
   const [{ name, file }] = files;
@@ -71,12 +73,10 @@ export async function bundle(chosen) {
     const sources = files.map(asSource);
     return { name: `${commonName(files.map(each => each.name))}.tar`, blob, size: blob.size, files: sources, entries: sources, key };
   }
-  if (/\.zip$/i.test(name)) {
-    const entries = await listing(file);
-    return { name, blob: file, size: file.size, files: entries, entries, key };
-  }
-  const sources = ARCHIVE.test(name) ? null : [asSource(files[0])];
-  return { name, blob: file, size: file.size, files: sources, entries: sources ?? [], key };
+  const list = LISTINGS[/\.(zip|tar)$/i.exec(name)?.[1].toLowerCase()];
+  const sources = list ? await list(file) : ARCHIVE.test(name) ? null : [asSource(files[0])];
+  const entries = list ? sources : sources ?? [];
+  return { name, blob: file, size: file.size, files: sources, entries, key, isOne: true };
 }
 
 async function filesBelow(entry) {

@@ -28,8 +28,8 @@ function options() {
   return fields;
 }
 
-function problemWith({ entries }) {
-  if (!entries) return _("This isn't a zip, or not a whole one.");
+function problemWith({ name, entries }) {
+  if (!entries) return /\.tar$/i.test(name) ? _("This isn't a tar, or not a whole one.") : _("This isn't a zip, or not a whole one.");
   if (entries.some(entry => entry.encrypted)) return _("It is encrypted. Zip it without a password.");
   const hasModel = entries.some(({ name }) => /\.(gguf|safetensors)$/i.test(name));
   return hasModel || !entries.length ? "" : _("It holds no .gguf and no .safetensors file.");
@@ -127,7 +127,7 @@ function lookSoon() {
   if (chosen && !problemWith(chosen)) timer = setTimeout(look, TYPING_MS);
 }
 
-function showFile({ name, size, entries }) {
+function showFile({ name, size, entries, isOne }) {
   byId("drop").hidden = true;
   byId("file").hidden = false;
   byId("zip").required = false;
@@ -138,7 +138,7 @@ function showFile({ name, size, entries }) {
   byId("listing").textContent = [inUnits(size), names.join() !== name && shown + more].filter(Boolean).join(" · ");
   byId("what").textContent = "";
   byId("becomes").replaceChildren();
-  const kind = /\.(gguf|safetensors)$/i.test(name) ? "file-earmark-binary" : names.length && !/\.zip$/i.test(name) ? "folder2-open" : "file-zip";
+  const kind = /\.(gguf|safetensors)$/i.test(name) ? "file-earmark-binary" : isOne ? "file-zip" : "folder2-open";
   byId("file-icon").replaceChildren(icon(kind));
 }
 
@@ -226,7 +226,7 @@ function goOn({ upload, isWhole }) {
   suggested = byId("name").value;
   if (isWhole) {
     adopt(upload);
-    return choose({ ...upload, blob: null, files: null, entries: [] });
+    return choose({ ...upload, blob: null, files: null, entries: [], isOne: true });
   }
   clear();
   byId("zip").click();

@@ -5,7 +5,7 @@ import { inDays } from "./dates.js";
 import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
 import { ask } from "./service.js";
-import { _, EXTENSION, inUnits, language } from "./text.js";
+import { _, EXTENSION, inPage, inUnits, language } from "./text.js";
 import { forgetOthers, remove, unfinished } from "./upload.js";
 
 const SHOWN_TASKS = 10;
@@ -66,9 +66,9 @@ function nameOf({ model }) {
 
 function taskItem(task) {
   const { started, state: how, action, error, hint, progress_ratio: ratio, task_uuid: uuid } = task;
-  const said = error ?? DONE[action] ?? action ?? _("Upload");
+  const said = error ? inPage(error) : DONE[action] ?? action ?? _("Upload");
   const more = [made("div", { className: `small ${error ? "" : "text-body-secondary"}` }, said)];
-  if (hint) more.push(made("div", { className: "small text-body-secondary" }, hint));
+  if (hint) more.push(made("div", { className: "small text-body-secondary" }, inPage(hint)));
   const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
   if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(facts), `${_("Create again")} ${facts.model}`)));
   if (how === "running") {

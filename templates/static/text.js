@@ -49,5 +49,8 @@ export function inName(text) {
   return /[A-Za-z0-9]/.test(plain) ? plain.slice(0, NAME_CHARACTERS) : "my-model";
 }
 
+// What the service calls by its route, the page calls by its button.
+export const inPage = said => said.replace(/POST \/models\/create\/(\?\S+)?/g, _("“Create again”"));
+
 // Whether the service says, in whatever language, that its field for a base is to be filled.
 export const wantsBase = said => /['「]from['」]/.test(said);
