@@ -91,7 +91,7 @@ def test_an_unforeseen_error_is_logged_once(
     def fail(*_: object) -> None:
         raise RuntimeError("the cause")
 
-    monkeypatch.setattr("app.service.work.Service.describe", fail)
+    monkeypatch.setattr("app.service.inspection.describe", fail)
     answer = app.test_client().get("/models/m/", headers={"Accept": accept})
     assert answer.status_code == 500
     assert "the cause" not in answer.text
