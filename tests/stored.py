@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import requests
 
-from app.storage.directory import STATE_FOLDER
 from app.storage.manifest import MANIFEST
+from app.storage.models import STATE_FOLDER
 from app.storage.tasks import TaskLog
 
 

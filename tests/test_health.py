@@ -44,7 +44,7 @@ def test_not_ready_where_nothing_can_be_written(
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("app.storage.directory.os.rename", refuse)
+    monkeypatch.setattr("os.rename", refuse)
     answer = app.test_client().get("/readyz")
     assert answer.status_code == 503
     assert "Read-only" in answer.json["checks"]["models_dir"]["error"]  # type: ignore[index]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED
 
-from app.storage import directory, staging
+from app.storage import models, staging
 from app.storage.directory import Storage
 from app.storage.failures import NoSuchModel, NoSuchUpload
 from tests.conftest import litter
@@ -59,7 +59,7 @@ def kill_at(step: int) -> None:
 
     for name in STEPS:
         setattr(os, name, counted(getattr(os, name)))
-    directory.exchange = counted(directory.exchange)  # type: ignore[attr-defined]
+    models.exchange = counted(models.exchange)  # type: ignore[attr-defined]
 
 
 def digests(members: dict[str, bytes]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def without(*missing: str) -> None:
     if "links" in missing:
         staging.os.link = refuse  # type: ignore[attr-defined]
     if "swaps" in missing:
-        directory.exchange = lambda one, other: False  # type: ignore[attr-defined]
+        models.exchange = lambda one, other: False  # type: ignore[attr-defined]
 
 
 def kill_on_each_filesystem(folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.storage import directory as storage_module
 from app.storage import model as stored_model
+from app.storage import models as storage_module
 from app.storage.directory import Storage
 from app.storage.disk import locked
 from app.storage.failures import Busy, NameNotAllowed, NoSpace, NoSuchModel

@@ -367,7 +367,7 @@ def test_two_forms_of_one_name_are_one(storage: Storage) -> None:
 def test_a_filesystem_that_ignores_case(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(storage, "Model", {"a": b"a"})
     (storage.folder / "model").symlink_to("Model")  # how such a filesystem would find it
-    monkeypatch.setattr("app.storage.directory._is_folder", lambda entry: not entry.is_symlink())
+    monkeypatch.setattr("app.storage.models._is_folder", lambda entry: not entry.is_symlink())
     assert storage.model("model").name == "Model"
     with storage.hold("MODEL", "first"), pytest.raises(Busy):
         storage.hold("model", "second").__enter__()
@@ -390,7 +390,7 @@ def test_everything_is_on_the_disk_before_it_is_seen(
 
     monkeypatch.setattr(os, "fsync", noted)
     if without_swap:
-        monkeypatch.setattr("app.storage.directory.exchange", lambda one, other: False)
+        monkeypatch.setattr("app.storage.models.exchange", lambda one, other: False)
     publish(storage, "m", {"base.gguf": WEIGHTS, "sub/a.json": b"{}"})
     model = storage.state_folder / "staging" / "a-task" / "model"
     before = {path for path, was_seen in synced if not was_seen}

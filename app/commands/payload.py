@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from zipstream import ZipStream
 
-from app.storage.directory import SHARED_BYTES
+from app.storage.models import SHARED_BYTES
 from app.storage.staging import WantedFile
 
 BLOCK = 2**20

@@ -62,7 +62,7 @@ class Creation:
             for said in check_files(adapters, found, are_adapters=True) if adapters else ():
                 yield _said({"status": said})
             options = Options(quantize=request.quantization())
-            staging.link_blobs(names_in_folder(files, adapters))
+            staging.link_blobs(names_in_folder(files, adapters), here)
             yield from self._made(staging, name, base, options, servers, held)
         storage.blobs.remove(map(sha256_of, digests))
 

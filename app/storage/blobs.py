@@ -9,16 +9,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app.archive.writing import HashedFile, Writer, sync
 from app.storage.failures import Busy, NoSpace, UploadLocked, WrongDigest
 from app.storage.locks import Locks
 from app.storage.manifest import StoredFile
-
-if TYPE_CHECKING:
-    from app.storage.directory import Storage
+from app.storage.staged import StagedModels
 
 MAX_BLOBS = 10_000
 SMALL_BYTES = 2**20
@@ -34,7 +31,7 @@ class Blobs:
     What the stored models hold is found as well: nothing has to be sent twice.
     """
 
-    def __init__(self, storage: "Storage", locks: Locks, folder: Path, lifetime: float) -> None:
+    def __init__(self, storage: StagedModels, locks: Locks, folder: Path, lifetime: float) -> None:
         self._storage = storage
         self._locks = locks
         self._folder = folder

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app.archive.arrival import Arrival
@@ -33,10 +32,8 @@ from app.storage.partial_arrivals import (
     write_until_it_ends,
 )
 from app.storage.partial_folders import PartialUpload, UploadFolders
+from app.storage.staged import StagedModels
 from app.storage.staging import Staging
-
-if TYPE_CHECKING:
-    from app.storage.directory import Storage
 
 WEEK_SECONDS = 7 * 24 * 3600.0
 RESERVED_SECONDS = 3600
@@ -51,7 +48,7 @@ class PartialUploads:
     came last, and is then removed by whoever looks next.
     """
 
-    def __init__(self, storage: "Storage", folder: Path, lifetime: float = WEEK_SECONDS) -> None:
+    def __init__(self, storage: StagedModels, folder: Path, lifetime: float = WEEK_SECONDS) -> None:
         self.lifetime = lifetime
         self._storage = storage
         self._folders = UploadFolders(folder, lifetime)

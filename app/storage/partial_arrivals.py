@@ -7,16 +7,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from app.archive.arrival import Arrival
 from app.archive.intake import OnFile
 from app.archive.journal import NAME as JOURNAL
 from app.storage.failures import ChecksumMismatch, UploadTooLong, WrongOffset
 from app.storage.partial_folders import PartialUpload
-
-if TYPE_CHECKING:
-    from app.storage.directory import Storage
+from app.storage.staged import StagedModels
 
 KEPT_OPEN = 4
 CHECKSUMS = {"sha1": 20, "sha256": 32}
@@ -34,7 +32,7 @@ class Arrivals:
     """The Arrivals of partial uploads. The last KEPT_OPEN that were written to stay open: what goes
     on in the process where it was needn't read anything again."""
 
-    def __init__(self, storage: "Storage") -> None:
+    def __init__(self, storage: StagedModels) -> None:
         self._storage = storage
         self._open: OrderedDict[str, Arrival] = OrderedDict()
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.archive.arrival import Arrival
 from app.archive.decoder import Unpacked
@@ -22,9 +22,7 @@ from app.progress import Report
 from app.storage.failures import ContentMissing, NoSuchUpload
 from app.storage.manifest import Manifest, StoredFile, write_manifest
 from app.storage.model import Model
-
-if TYPE_CHECKING:
-    from app.storage.directory import Storage
+from app.storage.models import Models
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Staging:
 
     def __init__(
         self,
-        storage: "Storage",
+        models: Models,
         task: str,
         folder: Path,
         held: ExitStack,
@@ -61,7 +59,7 @@ class Staging:
         self.is_of_no_use = False
         self.model_name = ""
         self._model = folder / "model"
-        self._storage = storage
+        self._models = models
         self._task = task
         self._held = held
         self._arrival = arrival
@@ -75,21 +73,21 @@ class Staging:
         if name == before:
             return
         with ExitStack() as new:
-            new.enter_context(self._storage.hold(name, self._task))
+            new.enter_context(self._models.hold(name, self._task))
             self._name_held.close()
             self._name_held = self._held.enter_context(new.pop_all())
 
     def receive(self, filename: str = "", on_file: OnFile | None = None) -> Arrival:
         """What takes the upload's bytes, and unpacks them as they come; see Arrival."""
         arrival = self._arrival = Arrival(
-            *(self.folder, self._storage.limits, self._require), filename=filename, on_file=on_file
+            *(self.folder, self._models.limits, self._require), filename=filename, on_file=on_file
         )
         return arrival
 
     @contextmanager
     def receive_files(self, on_file: OnFile) -> Iterator[SeveralFiles]:
         """What takes an upload of several files, for the block."""
-        files = SeveralFiles(self.folder, self._storage.limits, self._require, on_file)
+        files = SeveralFiles(self.folder, self._models.limits, self._require, on_file)
         try:
             yield files
             files.finish()
@@ -104,8 +102,8 @@ class Staging:
         its names are told from those of folders in it.
         Raises ContentMissing for those that aren't, ArchiveError for a name that could go astray.
         """
-        published = self._storage.published_files()
-        names = Names(self._storage.limits)
+        published = self._models.published_files()
+        names = Names(self._models.limits)
         missing = []
         for number, file in enumerate(files):
             name = names.add(file.name)
@@ -120,16 +118,17 @@ class Staging:
         if missing:
             raise ContentMissing(missing)
 
-    def link_blobs(self, digests: Mapping[str, str]) -> None:
+    def link_blobs(
+        self, digests: Mapping[str, str], found: Mapping[str, tuple[Path, StoredFile]]
+    ) -> None:
         """Have the files of these names be part of the upload: each the content of a sha256 (hex)
         that is here, a blob's or a stored model's.
 
         Raises ContentMissing for those that aren't, ArchiveError for too many and for a name that
         could go astray.
         """
-        check_count(len(digests), self._storage.limits)
-        found = self._storage.blobs.find_all(digests.values())
-        names = Names(self._storage.limits)
+        check_count(len(digests), self._models.limits)
+        names = Names(self._models.limits)
         for said, sha256 in digests.items():
             name = names.add(said)
             path = self.folder / f"known-{len(self._known)}"
@@ -180,7 +179,7 @@ class Staging:
         return archive
 
     def _add_known(self, archive: Archive) -> None:
-        names = Names(self._storage.limits)
+        names = Names(self._models.limits)
         sent = archive.entries if self._arrival else ()
         archive.entries = (*sent, *self._known)
         for entry in archive.entries:
@@ -202,7 +201,7 @@ class Staging:
             unpacked, placed = archive.unpacked(entry), self._model / entry.name
             if unpacked and not unpacked.path.exists() and _is_content(placed, unpacked):
                 os.rename(placed, unpacked.path)
-        self._storage.removed.discard(self._model)
+        self._models.removed.discard(self._model)
 
     def _check_is_here(self, archive: Archive) -> None:
         for entry in archive.entries if self.keeps_upload else ():
@@ -219,7 +218,7 @@ class Staging:
         files: dict[str, StoredFile] = {}
         done = 0
         self._model.mkdir()
-        published = self._storage.published_files()
+        published = self._models.published_files()
         for entry in archive.entries:
             if any(map(is_own, entry.name.split("/"))):
                 raise ArchiveError(f"{entry.name!r} is a name of the service's own. Rename it.")
@@ -258,7 +257,7 @@ class Staging:
     def publish(self, name: str) -> None:
         """Make what was extracted the model `name`; a model that was replaced gives its space
         back."""
-        self._storage.publish(self._model, name)
+        self._models.publish(self._model, name)
         self.is_published = True
 
     def _extract(
@@ -283,7 +282,7 @@ class Staging:
             os.replace(link, path)
 
     def _require(self, size: int) -> None:
-        self._storage.require_space(size, "Extracting this archive")
+        self._models.require_space(size, "Extracting this archive")
 
 
 def _is_content(path: Path, unpacked: Unpacked) -> bool:
