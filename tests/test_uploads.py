@@ -299,8 +299,11 @@ def test_a_deploys_fields_in_the_metadata_are_checked_at_once(
     assert created(model_name_on_ollama="a@b") == 400
     assert created(model_name_on_ollama="a", quantize="Q9") == 400
     assert created(parameters='{"temprature": 1}') == 400
-    assert not list(models_dir.glob(".model-handler/uploads/*"))
-    assert created(model_name_on_ollama="a", quantize="Q8_0", type="of Uppy", name="its") == 201
+    assert created(model_name_on_ollama="a", replaec="false") == 400
+    assert created(replaec="of another client") == 201
+    assert len(list(models_dir.glob(".model-handler/uploads/*"))) == 1
+    uppys = {"type": "of Uppy", "name": "its", "relativePath": "null", "filetype": "zip"}
+    assert created(model_name_on_ollama="a", quantize="Q8_0", **uppys) == 201
 
 
 def test_what_an_upload_is_to_bring_counts_once(

@@ -31,7 +31,7 @@ from app.storage.partial import PartialUploads
 from app.storage.partial_arrivals import CHECKSUMS, Checksum, check_length
 from app.storage.partial_folders import PartialUpload
 from app.views.answers import service
-from app.views.fields import NEW_NAME, asked_for
+from app.views.fields import NEW_NAME, asked_for, check_names
 from app.views.form import BLOCK
 from app.views.openapi import documented
 from app.views.stream import fails_as
@@ -99,6 +99,8 @@ def create() -> Response:
             " 'filename' and the name in Base64, such as `filename bW9kZWwuemlw`."
         )
     name_of_upload(metadata["filename"])
+    if not OF_DEPLOY.isdisjoint(metadata):
+        check_names(metadata, OF_DEPLOY)
     _look(metadata)
     upload = _uploads().create(length, metadata)
     if request.mimetype == CHUNK:
