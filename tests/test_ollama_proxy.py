@@ -313,6 +313,18 @@ def test_paths_stay_below_the_api(proxying: Served, upstream: Upstream) -> None:
     assert not upstream.asked
 
 
+@pytest.mark.parametrize("length", ["999999999999", "9" * 30])
+def test_a_body_beyond_the_limit_is_not_begun(
+    proxying: Served, upstream: Upstream, length: str
+) -> None:
+    """What no number of Python's own fits was a 500."""
+    with connected(proxying.url) as connection:
+        head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\n"
+        connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+    assert not upstream.asked
+
+
 OURS = ("/api/version", "/api/tags", "/v1/models", "/api/blobs/sha256:" + 64 * "a")
 
 

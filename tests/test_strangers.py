@@ -2,7 +2,13 @@
 
 import json
 import socket
+import struct
+import tracemalloc
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,7 +16,14 @@ import requests
 from flask import Flask
 
 from app import create_app
+from app.formats.files import ModelFile
+from app.modelfile.grammar import parse
+from app.planning.contents import examine
+from app.planning.safetensors_parts import safetensors_parts
+from app.planning.selection import select
+from app.planning.unusable import Unusable
 from app.service.lines import Line
+from app.storage.model import Model
 from tests.callers import FlaskCaller, RequestsCaller
 from tests.conftest import Zips
 from tests.gguf_files import write_base, write_zip
@@ -191,3 +204,90 @@ def test_a_proxy_for_the_internet_is_none_for_ollama(
     app = create_app({"MODELS_DIR": models_dir, "OLLAMA_HOST": ollama})
     [server] = json.loads(app.test_client().get("/ollama/").data)["servers"]
     assert "version" in server
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 10**6, "#\n" * 500_000, "\t\r\n" * 300_000, "# a\n\n" * 200_000], ids=ascii
+)
+def test_what_stands_between_a_modelfile_s_instructions_takes_no_memory(text: str) -> None:
+    """8 MB of it took 1.4 GB."""
+    tracemalloc.start()
+    try:
+        assert parse(f"{text}FROM x").from_ == ("x",)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FROM ./" + "*?" * 200_000, "which is no base model in the zip"),
+        ("FROM ./" + "*" * 9, "which is no base model in the zip"),
+        ("FROM ./base.gguf\n" * 10_001, "more than 10000 instructions"),
+        ("FROM ./base.gguf\n" + "#" * 2**20, "can have 1048576 at most"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_modelfile_is_bounded(tmp_path: Path, text: str, said: str) -> None:
+    """A zip of 109 kB took 4 GB, and minutes."""
+    base = tmp_path / "base.gguf"
+    write_base(base)
+    (tmp_path / "Modelfile").write_text(text)
+    with pytest.raises(Unusable, match=said):
+        select(examine(Model("m", tmp_path).files()))
+
+
+def test_each_folder_is_looked_at_alone() -> None:
+    """A zip of 1.5 MB with 4,000 of them took over a minute."""
+
+    class Counted(dict[str, ModelFile]):
+        looks = 0
+
+        def items(self) -> Any:
+            self.looks += 1
+            return super().items()
+
+        def __iter__(self) -> Iterator[str]:
+            self.looks += 1
+            return super().__iter__()
+
+    header = b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
+    contents = {"config.json": b"{}", "model.safetensors": struct.pack("<Q", len(header)) + header}
+    files = Counted()
+    for number in range(100):
+        for file, content in contents.items():
+            name = f"{number}/{file}"
+            files[name] = ModelFile(name, len(content), partial(BytesIO, content))
+    models, _ = safetensors_parts(files)
+    assert len(models) == 100
+    assert files.looks < 5
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "adapter_config.json"])
+def test_json_is_counted_before_it_is_read(tmp_path: Path, name: str) -> None:
+    """8 MB of it took 270 MB."""
+    header = b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
+    weights = "adapter_model.safetensors" if name.startswith("adapter") else "model.safetensors"
+    (tmp_path / weights).write_bytes(struct.pack("<Q", len(header)) + header)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(b'{"a": [' + b"[]," * 500_000 + b"[]]}")
+    with pytest.raises(Unusable, match=f"^{name} .* more .*values"):
+        examine(Model("m", tmp_path).files())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"system": "x" * 500_001}, "it takes 500000 at most"),
+        ({"server": "a," * 100}, "takes 100 servers"),
+        ({"server": ["a,b"] * 51}, "takes 100 servers"),
+        ({"parameters": [[]] * 500_000}, "more than 800000 values"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_request_s_fields_are_bounded(app: Flask, fields: dict[str, object], said: str) -> None:
+    """7 MB of commas took 440 MB."""
+    answer = app.test_client().post("/models/create/", json={**NEXT, **fields})
+    assert answer.status_code == 400
+    assert said in answer.text

@@ -17,7 +17,8 @@ INSTRUCTIONS = (
 )
 ROLES = ("system", "user", "assistant")
 
-_BETWEEN_STATEMENTS = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+# Possessive: what may be gone back to is kept, some hundred bytes for each character.
+_BETWEEN_STATEMENTS = re.compile(r"(?:[ \t\r\n]++|#[^\r\n]*+)*+")
 _WORD = re.compile(r"[^ \t\r\n]*")
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_]+")
 _BLANKS = re.compile(r"[ \t]*")
@@ -26,8 +27,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 # The longer quotes first, for both begin alike.
 _CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('"""', '"')}
 
+_LAID_OUT = str.maketrans("", "", "\t\r\n")
 _TEMPLATE_ERROR = re.compile(r"\btemplate: [^:\s]*:(\d{1,6})(?::\d{1,6})?: ")
 
+MOST_STATEMENTS = 10_000
 NAMES = ("renderer", "parser", "requires")
 SAID_ONCE = ("template", "system", *NAMES)
 
@@ -93,7 +96,9 @@ def parse(text: str) -> Modelfile:
     values: dict[str, list[str]] = defaultdict(list)
     named: dict[str, list[tuple[str, str]]] = defaultdict(list)
     starts: dict[str, list[int]] = defaultdict(list)
-    for start, instruction, name, value in _Reader(text).statements():
+    for count, (start, instruction, name, value) in enumerate(_Reader(text).statements()):
+        if count >= MOST_STATEMENTS:
+            raise ModelfileError(f"The Modelfile has more than {MOST_STATEMENTS} instructions.")
         starts[instruction].append(start)
         if name is None:
             values[instruction].append(value)
@@ -121,10 +126,13 @@ class _Reader:
     """
 
     def __init__(self, text: str) -> None:
-        places = (at for at, char in enumerate(text) if char.isprintable() or char in "\t\r\n")
         self._text = text
-        self._places = array("L", places)
-        self._seen = "".join(map(text.__getitem__, self._places))
+        self._places: Sequence[int] = range(len(text))
+        self._seen = text
+        if not text.translate(_LAID_OUT).isprintable():
+            places = (at for at, char in enumerate(text) if char.isprintable() or char in "\t\r\n")
+            self._places = array("L", places)
+            self._seen = "".join(map(text.__getitem__, self._places))
 
     def statements(self) -> Iterator[tuple[int, str, str | None, str]]:
         """Each statement: its place in the text, instruction in lower case, parameter's name or

@@ -29,6 +29,7 @@ ARCHIVES = (
     ".zst",
 )
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
+MODELFILE_BYTES = 2**20
 _MODELFILES = ("modelfile", "modelfile.txt")
 # What trainers write beside weights: it never was meant for Ollama.
 _OF_TRAINING = re.compile(
@@ -131,7 +132,7 @@ def _depth(name: str) -> tuple[int, int, str]:
 
 def _parsed(file: ModelFile) -> Modelfile:
     try:
-        content = read_text(file)
+        content = read_text(file, MODELFILE_BYTES)
         # PowerShell's `>` writes UTF-16; Ollama goes by the mark at the start, too.
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         return modelfile.parse(content.decode("utf-16" if wide else "utf-8-sig"))

@@ -12,7 +12,7 @@ from typing import Any
 from app.modelfile.grammar import ROLES, Modelfile, quote
 from app.modelfile.parameters import GIVEN_UP_PARAMETERS, check_parameters, merge_parameters
 from app.ollama.names import InvalidName, check_name
-from app.planning.options import QUANTIZE_TYPES, BadRequest
+from app.planning.options import QUANTIZE_TYPES, BadRequest, optional_text
 from app.planning.unusable import Unusable
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
@@ -203,10 +203,7 @@ def _name(name: str) -> str:
 
 
 def _text(body: Mapping[str, Any], key: str) -> str | None:
-    value = body.get(key)
-    if value is not None and not isinstance(value, str):
-        raise BadRequest(f"The field {key!r} must be text.")
-    return value or None
+    return optional_text(body, key) or None
 
 
 def _word(body: Mapping[str, Any], key: str) -> str | None:

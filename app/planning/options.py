@@ -1,12 +1,12 @@
 """What a client asked for beside the model: the optional fields of create and deploy."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from math import isfinite, nan
 from typing import Any
 
+from app.formats import counted_json
 from app.formats.tensor_types import QUANTIZATIONS
 
 MERGE_CHOICES = ("auto", "always", "never")
@@ -19,6 +19,7 @@ FIELDS = (
 """The names of the optional fields, as requests spell them."""
 
 
+TEXT_CHARACTERS = 500_000
 NO_TEXT = (
     "holds a NUL character or half of a character (a lone surrogate), which Ollama can't take."
     " Remove it."
@@ -61,19 +62,24 @@ class Options:
         }
 
 
-def text(fields: Mapping[str, Any], name: str) -> str:
+def text(fields: Mapping[str, Any], name: str, most: int = TEXT_CHARACTERS) -> str:
     """The text of a field that must be there. Raises BadRequest."""
-    value = optional_text(fields, name)
+    value = optional_text(fields, name, most)
     if not value:
         raise BadRequest(f"The field {name!r} is missing or empty. Send it as text.")
     return value
 
 
-def optional_text(fields: Mapping[str, Any], name: str) -> str | None:
-    """The text of a field, or None where it isn't there. Raises BadRequest."""
+def optional_text(fields: Mapping[str, Any], name: str, most: int = TEXT_CHARACTERS) -> str | None:
+    """The text of a field, or None where it isn't there. Raises BadRequest, also for one of more
+    than `most` characters."""
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise BadRequest(f"The field {name!r} must be text.")
+    if value is not None and len(value) > most:
+        raise BadRequest(
+            f"The field {name!r} has {len(value)} characters; it takes {most} at most."
+        )
     if value is not None and not _is_text(value):
         raise BadRequest(f"The field {name!r} {NO_TEXT}")
     return value
@@ -110,15 +116,12 @@ def options(fields: Mapping[str, Any]) -> Options:
 
 
 def read_json(content: str | bytes) -> Any:
-    """A stranger's JSON. Raises ValueError, also where it nests too deeply, has a number beyond 64
-    bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know (RFC 8259);
-    BadRequest for a text with what can't go on to Ollama."""
-    try:
-        value = json.loads(
-            content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
-        )
-    except RecursionError:
-        raise ValueError("it nests too deeply") from None
+    """A stranger's JSON. Raises ValueError, also where it nests too deeply, has too many values, a
+    number beyond 64 bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know
+    (RFC 8259); BadRequest for a text with what can't go on to Ollama."""
+    value = counted_json.loads(
+        content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
+    )
     if not all(map(_is_text, _texts(value))):
         raise BadRequest(f"A text of the JSON {NO_TEXT}")
     return value

@@ -14,6 +14,7 @@ from app.planning.parts import Adapter, Base, Part
 from app.planning.unusable import Unusable
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+MOST_CHARACTERS, MOST_WILDCARDS = 4096, 8
 Kind = TypeVar("Kind", bound=Part)
 
 
@@ -35,7 +36,7 @@ def resolve(contents: Contents) -> Named:
     assert own is not None
     named = Named()
     parts: list[Part] = [*contents.bases, *contents.projectors]
-    for value in own.from_:
+    for value in dict.fromkeys(own.from_):
         found = _find(contents, "FROM", value, parts, named)
         if not found and not _is_path(value) and ollama_name(value):
             if named.from_ not in (None, value):
@@ -130,10 +131,14 @@ def _at(path: str, parts: Sequence[Part]) -> list[Part]:
     exact = [part for part in parts if path == part.folder or path in [f.name for f in part.files]]
     if exact:
         return exact
+    if path.count("*") > MOST_WILDCARDS or len(path) > MOST_CHARACTERS:
+        return []
     if "*" in path or "?" in path:
         return [part for part in parts if any(fnmatchcase(f.name, path) for f in part.files)]
     return [
-        part for part in parts if any(str(PurePosixPath(f.name).parent) == path for f in part.files)
+        part
+        for part in parts
+        if any((f.name.rpartition("/")[0] or ".") == path for f in part.files)
     ]
 
 

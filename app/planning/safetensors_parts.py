@@ -1,6 +1,5 @@
 """The parts of a model that are safetensors: folders in Hugging Face's and MLX's layout."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from app.formats import safetensors
+from app.formats import counted_json, safetensors
 from app.formats.adapter_config import AdapterConfig, ollama_understands, read_adapter_config
 from app.formats.files import ModelFile
 from app.modelfile.templates import Chat
@@ -127,35 +126,35 @@ class SafetensorsAdapter(Adapter):
         return ollama_understands(self.config, self.header.tensors)
 
 
-def read_text(file: ModelFile) -> bytes:
-    """The content of a small file. Raises Unusable where it is too large for what it is."""
-    if file.size > TEXT_BYTES:
+def read_text(file: ModelFile, most: int = TEXT_BYTES) -> bytes:
+    """The content of a small file. Raises Unusable where it has more than `most` bytes."""
+    if file.size > most:
         raise Unusable(
-            f"{file.name} has {file.size} bytes; a file of its kind can have {TEXT_BYTES} at most."
+            f"{file.name} has {file.size} bytes; a file of its kind can have {most} at most."
         )
     with file.open() as stream:
-        return stream.read(TEXT_BYTES)
+        return stream.read(most)
 
 
 def safetensors_parts(
     files: Mapping[str, ModelFile],
 ) -> tuple[list[SafetensorsModel], list[SafetensorsAdapter]]:
     """The models and adapters, each in a folder of its own. Raises Unusable for broken ones."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in files:
-        if name.lower().endswith(".safetensors"):
-            folders[str(PurePosixPath(name).parent)].append(name)
+    folders: dict[str, dict[str, ModelFile]] = defaultdict(dict)
+    for name, file in files.items():
+        folders[str(PurePosixPath(name).parent)][name] = file
     models, adapters = [], []
-    for folder, weights in sorted(folders.items()):
+    for folder, beside_it in sorted(folders.items()):
+        weights = [name for name in beside_it if name.lower().endswith(".safetensors")]
         of_adapter = [name for name in weights if is_adapter_name(PurePosixPath(name).name)]
-        beside = {config for config in CONFIGS if str(PurePosixPath(folder, config)) in files}
+        beside = {config for config in CONFIGS if str(PurePosixPath(folder, config)) in beside_it}
         if beside == {ADAPTER_CONFIG} and len(weights) == 1:
             of_adapter = weights  # whatever its owner calls it
         of_model = [name for name in weights if name not in of_adapter]
         if of_adapter:
-            adapters.append(_adapter(folder, of_adapter, files))
+            adapters.append(_adapter(folder, of_adapter, beside_it))
         if of_model:
-            models.append(_model(folder, of_model, files))
+            models.append(_model(folder, of_model, beside_it))
     return models, adapters
 
 
@@ -186,10 +185,7 @@ def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) ->
         config=config,
         header=_header(files[weights[0]]),
         beside=tuple(
-            file
-            for name, file in files.items()
-            if str(PurePosixPath(name).parent) == folder
-            and PurePosixPath(name).name in _TOKENIZER_FILES
+            file for name, file in files.items() if PurePosixPath(name).name in _TOKENIZER_FILES
         ),
     )
 
@@ -207,9 +203,8 @@ def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> S
     headers = [_header(files[name]) for name in weights]
     class_names = config.get("architectures")
     class_name = class_names[0] if isinstance(class_names, list) and class_names else None
-    in_folder = [name for name in files if str(PurePosixPath(name).parent) == folder]
-    along = [name for name in in_folder if _goes_along(PurePosixPath(name).name)]
-    others = [name for name in in_folder if PurePosixPath(name).name in _ONLY_OTHERS_READ]
+    along = [name for name in files if _goes_along(PurePosixPath(name).name)]
+    others = [name for name in files if PurePosixPath(name).name in _ONLY_OTHERS_READ]
     return SafetensorsModel(
         folder=folder,
         files=tuple(files[name] for name in (*sorted(weights), *sorted(along))),
@@ -258,8 +253,10 @@ def _chat(folder: str, files: Mapping[str, ModelFile]) -> Chat:
 def _json_object(file: ModelFile) -> dict[str, Any] | None:
     """The file's JSON object; None where it is anything else."""
     try:
-        value = json.loads(read_text(file))
-    except (ValueError, RecursionError):
+        value = counted_json.loads(read_text(file))
+    except counted_json.TooManyValues as error:
+        raise Unusable(f"{file.name} can't be used: {error}.") from error
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

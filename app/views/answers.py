@@ -9,7 +9,9 @@ from app.planning.options import BadRequest
 from app.service.work import Service
 from app.views.sentences import in_language
 
-JSON_BYTES = 8 * 2**20
+JSON_BYTES = 4 * 2**20
+CHAT_BYTES = 8 * 2**20
+MOST_SERVERS = 100
 
 
 def service() -> Service:
@@ -28,12 +30,15 @@ def asked_servers(fields: Mapping[str, Any]) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
         raise BadRequest("The field 'server' must be text, or a list of texts.")
+    if sum(each.count(",") + 1 for each in texts) > MOST_SERVERS:
+        raise BadRequest(f"The field 'server' takes {MOST_SERVERS} servers at most.")
     return tuple(part.strip() for each in texts for part in each.split(",") if part.strip())
 
 
-def json_object() -> Mapping[str, Any]:
-    """The request's JSON object. Raises BadRequest, or UnsupportedMediaType for another type."""
-    request.max_content_length = JSON_BYTES
+def json_object(most: int = JSON_BYTES) -> Mapping[str, Any]:
+    """The request's JSON object of at most so many bytes. Raises BadRequest, RequestEntityTooLarge,
+    or UnsupportedMediaType for another type."""
+    request.max_content_length = most
     value = request.get_json()
     if not isinstance(value, dict):
         raise BadRequest('The body must be a JSON object such as {"model": "my-model"}.')

@@ -121,6 +121,8 @@ def _body() -> Body | None:
         config = current_app.config
         connection.expect_upload(config["UPLOAD_TIMEOUT"], config["MIN_UPLOAD_RATE"])
     most = current_app.config["MAX_CONTENT_LENGTH"]
+    if length is not None and length > most:
+        raise RequestEntityTooLarge(f"The request's body exceeds {most} bytes.")
     blocks = _bounded(pieces(request.environ["wsgi.input"], BLOCK), most)
     return Body(blocks) if length is None else SizedBody(blocks, length)
 
