@@ -393,7 +393,7 @@ def test_without_scripts_one_deploys_lists_and_deletes(
         page.wait_for("main", "tiny_lora")
         page.click("main summary")
         page.click("main form button")
-        page.wait_for("main", "Success delete model.")
+        page.wait_for("main h1", "tiny_lora: deleted here")
         assert not (models_dir / "tiny_lora").exists()
     finally:
         page.emulate("setScriptExecutionDisabled", value=False)

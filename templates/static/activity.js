@@ -1,5 +1,6 @@
 // The task that runs from here: its bars, its lines, how it ended, and what can be done then.
 
+import { inWords } from "./actions.js";
 import { offerTrial } from "./chat.js";
 import { byId, made } from "./dom.js";
 import { refresh } from "./feed.js";
@@ -16,27 +17,6 @@ const PHASE_OF = [
   [/^Start structure|^Ollama:/, "create"],
   [/^Verif/, "verify"],
 ];
-// The service's own words for what it does are English; Ollama's stay as they are.
-const ACTIONS = {
-  "Start save model.": _("Saving."),
-  "Start extract model.": _("Unpacking."),
-  "Success upload model file.": _("The model is stored here."),
-  "Start create model.": _("Preparing."),
-  "Started to create model.": _("Preparing."),
-  "Start structure template": _("Creating."),
-  "Hashing.": _("Hashing."),
-  "Merging.": _("Merging."),
-  "Converting.": _("Converting."),
-  "Converted.": _("Converted."),
-  "Pushing.": _("Pushing."),
-  "Verifying.": _("Verifying."),
-  "Verified.": _("Verified."),
-  "Made on one server.": _("One server has it."),
-  "Failed on one server.": _("It failed on one server."),
-  "Still working.": _("Still working."),
-  "Start delete model.": _("Deleting."),
-  "Success delete model.": _("Deleted here."),
-};
 const UNUSABLE = 422;
 const MADE_PHASES = ["push", "create", "verify"];
 let running = null;
@@ -90,7 +70,7 @@ function showLine({ status, message }) {
     enter(phase);
     showFigures(phase, message);
   }
-  say(ACTIONS[message.action] ?? (message.action.startsWith("Ollama: ") ? _("Creating.") : message.action));
+  say(inWords(message.action));
 }
 
 // Each line of an answer as it comes; resolves to the last one.

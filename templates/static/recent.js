@@ -1,5 +1,6 @@
 // What has run lately, from wherever; and the uploads of this browser that aren't whole yet.
 
+import { inWords } from "./actions.js";
 import { create } from "./create.js";
 import { inDays } from "./dates.js";
 import { byId, icon, made, memory } from "./dom.js";
@@ -15,11 +16,6 @@ const STATES = {
   succeeded: ["check-circle-fill", "good", _("succeeded")],
   failed: ["x-circle-fill", "text-danger", _("failed")],
   stopped: ["stop-circle", "careful", _("stopped")],
-};
-const DONE = {
-  "Success create model": _("made on Ollama"),
-  "Success upload model file.": _("stored here"),
-  "Success delete model.": _("deleted here"),
 };
 const hasChanged = memory(), hasOthers = memory();
 let isRunning = false;
@@ -66,13 +62,14 @@ function nameOf({ model }) {
 
 function taskItem(task) {
   const { started, state: how, action, error, hint, progress_ratio: ratio, task_uuid: uuid } = task;
-  const said = error ? inPage(error) : DONE[action] ?? action ?? _("Upload");
+  const step = action ? inWords(action) : _("Upload");
+  const said = error ? inPage(error) : how === "stopped" ? _("Stopped. Its last step: %(step)s", { step }) : step;
   const more = [made("div", { className: `small ${error ? "" : "text-body-secondary"}` }, said)];
   if (hint) more.push(made("div", { className: "small text-body-secondary" }, inPage(hint)));
   const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
   if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(facts), `${_("Create again")} ${facts.model}`)));
   if (how === "running") {
-    more.push(made("progress", { value: ratio, ariaLabel: action ?? _("Upload"), className: "my-2" }),
+    more.push(made("progress", { value: ratio, ariaLabel: said, className: "my-2" }),
       button(_("Cancel"), event => stop(uuid, event.target), `${_("Cancel")} ${task.model ?? ""}`));
   }
   return item(STATES[how], heading(task), started, ...more, linesOf(uuid));
