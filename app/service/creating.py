@@ -156,11 +156,7 @@ class Creation:
                 return self.service.targets(wanted, servers, staging.folder)
 
             targets = yield from follow(plan, 0, 0)
-
-            def extract(report: Report) -> None:
-                staging.extract(archive, selection.facts(), report)
-
-            yield from follow(extract, 0, 0)
+            yield from follow(partial(staging.extract, archive, selection.facts()), 0, 0)
         model = staging.model(name)
         installation = self.service.installation(model, targets, new_name, options, self.task)
         try:

@@ -18,7 +18,7 @@ from app.planning.options import Options
 from app.planning.plan import Plan
 from app.planning.unusable import Unusable
 from app.progress import Report
-from app.service.conversion import Converted, convert
+from app.service.conversion import convert
 from app.service.history import Made, recorded
 from app.service.lines import Line, Script, Steps, follow, follow_past
 from app.service.servers import prefetch, side_by_side
@@ -129,20 +129,7 @@ class Installation:
         start = begin[1]
         if conversion := self.targets.conversion():
             half = (begin[1] + middle[1]) / 2
-            with phase(conversion.phase):
-                converted = yield from follow(self._convert, start, half)
-            made = {"tensors": converted.tensors, "recoded": list(converted.recoded)}
-            if conversion.adapter is not None:
-                last_create["merged"] = made
-            if conversion.phase == "convert":
-                last_create["converted"] = {
-                    "quantize": conversion.quantize,
-                    "reason": conversion.reason,
-                }
-            if converted.notes:
-                last_create["notes"] = list(converted.notes)
-            more = {**made, "notes": list(converted.notes)}
-            yield Line("Converted.", half, {**details, **more}, verbose=True)
+            last_create |= yield from self._converted(conversion, start, half)
             start = half
         to_middle = (middle[1] - start) / (success[1] - start)
         yield from follow_past(
@@ -155,6 +142,23 @@ class Installation:
         if self.targets.failed:
             raise self.targets.failure()
         yield Line(*success, {**details, "model_name_on_ollama": self.new_name})
+
+    def _converted(self, conversion: Conversion, start: float, end: float) -> Steps[dict[str, Any]]:
+        """Convert, on the way from the ratio `start` to `end`; returns what the history is to say
+        of it."""
+        work = partial(convert, self.storage, self.model, conversion)
+        with phase(conversion.phase):
+            converted = yield from follow(work, start, end)
+        self.targets.change(lambda plan: plan.with_converted(converted.file))
+        made = {"tensors": converted.tensors, "recoded": list(converted.recoded)}
+        notes = {"notes": list(converted.notes)}
+        yield Line("Converted.", end, {"model": self.model.name, **made, **notes}, verbose=True)
+        facts: dict[str, Any] = {}
+        if conversion.adapter is not None:
+            facts["merged"] = made
+        if conversion.phase == "convert":
+            facts["converted"] = {"quantize": conversion.quantize, "reason": conversion.reason}
+        return facts | (notes if converted.notes else {})
 
     def _on_all(self, to_middle: float, report: Report, pass_middle: Callable[[], None]) -> None:
         """Make the model on all servers side by side; `to_middle` is the share that pushing has of
@@ -197,13 +201,6 @@ class Installation:
         files = self.storage.hashed(self.model, needed.values(), report)
         known = dict(zip(needed, files, strict=True))
         self.targets.change(lambda plan: plan.replaced(lambda file: known[file.model, file.name]))
-
-    def _convert(self, report: Report) -> Converted:
-        conversion = self.targets.conversion()
-        assert conversion is not None
-        made = convert(self.storage, self.model, conversion, report)
-        self.targets.change(lambda plan: plan.with_converted(made.file))
-        return made
 
     def _push(self, url: str, report: Report) -> None:
         """Send the files that the server doesn't have."""

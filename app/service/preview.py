@@ -35,6 +35,7 @@ class FileHead:
     head: bytes
 
     def as_file(self) -> ModelFile:
+        """The file, of which only its beginning can be read."""
         return ModelFile(self.name, self.size, lambda: BytesIO(self.head))
 
 

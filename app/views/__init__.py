@@ -1,3 +1,5 @@
+"""The service's routes: pages, its own HTTP API, tus, and the part of Ollama's API it answers."""
+
 from app.views import health, inspection, models, ollama, pages, preview, state, tasks, uploads
 from app.views.protocol import blobs, create
 

@@ -80,14 +80,7 @@ def apply_tables(
     changed_output = output.is_changed or output.tokens is not None
     if tied and changed_output and embedding.is_changed and (shared or _same(embedding, output)):
         changed_output, shared = False, True
-    count = base.rows.count
-    if embedding.whole is not None:
-        count = embedding.whole.count
-    if count < base.rows.count:
-        raise WeightsError(
-            f"The adapter's embedding has {count} rows, but the base model's {base.rows.count}.",
-            "Send it with the base model that it was trained on.",
-        )
+    count = _row_count(embedding, base)
     grown = count > base.rows.count
     notes = []
     tensors = dict(model.tensors)
@@ -101,15 +94,23 @@ def apply_tables(
                 "The base model's output was its embedding; trained apart, it got a tensor of its"
                 " own (output.weight)."
             )
-        before = base if tied else model.tensors[OUTPUT]
-        if changed_output:
-            tensors[OUTPUT] = with_rows(
-                replace(before, name=OUTPUT), output.rows_on(before.rows, OUTPUT)
-            )
-        else:
-            tensors[OUTPUT] = replace(before, name=OUTPUT)
+        before = replace(base if tied else model.tensors[OUTPUT], name=OUTPUT)
+        tensors[OUTPUT] = (
+            with_rows(before, output.rows_on(before.rows, OUTPUT)) if changed_output else before
+        )
     _check_counts(tensors)
     return replace(model, tensors=tensors, notes=(*model.notes, *notes)), count if grown else None
+
+
+def _row_count(embedding: Table, base: Tensor) -> int:
+    """How many tokens the changed embedding has: at least as many as the base's."""
+    count = base.rows.count if embedding.whole is None else embedding.whole.count
+    if count < base.rows.count:
+        raise WeightsError(
+            f"The adapter's embedding has {count} rows, but the base model's {base.rows.count}.",
+            "Send it with the base model that it was trained on.",
+        )
+    return count
 
 
 def _check(rows: Rows, columns: int, count: int, name: str) -> None:
