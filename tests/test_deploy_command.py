@@ -18,6 +18,7 @@ from tests.conftest import Zips, litter
 from tests.gguf_files import write_base, write_lora
 from tests.proxy import proxy
 from tests.serving import Served
+from tests.test_zips import PEFT
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,29 @@ def test_a_later_run_goes_on_where_an_earlier_one_stopped(
         payload = FilePayload(folder / "base.gguf")
         Sender(session, served.url).send(payload, {}, offsets.append)
     assert 0 < offsets[0] < offsets[-1] == payload.size
+
+
+def test_an_adapters_weights_are_sent_with_the_config_beside_them(
+    served: Served, tmp_path: Path, models_dir: Path
+) -> None:
+    """And nothing else of the folder."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(PEFT[weights.name])
+    (folder / "notes.txt").write_text("more")
+    alone = deploy(served.url, weights, "a")
+    assert (alone.exit_code, "no adapter_config.json beside it" in alone.stderr) == (1, True)
+    (folder / "adapter_config.json").write_bytes(PEFT["adapter_config.json"])
+    refused = deploy(served.url, weights, "a")
+    assert "Found an adapter without a base model" in refused.stderr
+    with requests.Session() as session:
+        payload = Folder.of_adapter(weights).without(())
+        assert payload is not None
+        upload = Sender(session, served.url).send(payload, {}, lambda at: None)
+    answer = requests.post(f"{served.url}/models/upload/", json={"upload": upload}, timeout=10)
+    assert answer.text.splitlines()[-1].startswith('{"status": 200'), answer.text
+    assert {path.name for path in (models_dir / "mine").glob("[!.]*")} == set(PEFT)
 
 
 def test_what_a_failed_deploy_sent_is_not_sent_again(

@@ -17,6 +17,7 @@ from app.storage.directory import Storage
 from tests.conftest import Zips, litter
 from tests.gguf_files import write_zip
 from tests.serving import Served
+from tests.test_zips import PEFT
 
 TUS = {"Tus-Resumable": "1.0.0"}
 CHUNK = TUS | {"Content-Type": "application/offset+octet-stream"}
@@ -227,6 +228,37 @@ def test_a_creation_whose_first_bytes_are_refused_leaves_nothing(
     headers = CHUNK | {"Upload-Length": "1000", "Upload-Metadata": NAME} | more
     assert client.post("/uploads/", headers=headers, data=body).status_code == status
     assert not list(models_dir.glob(".model-handler/uploads/*"))
+
+
+@pytest.mark.parametrize("where", ["metadata", "body"])
+def test_an_adapters_weights_come_alone_with_its_config(
+    client: FlaskClient, models_dir: Path, where: str
+) -> None:
+    """In the metadata; the request that makes a model of it may correct it."""
+    config, weights = PEFT["adapter_config.json"].decode(), PEFT["adapter_model.safetensors"]
+    said = {"filename": "mine.safetensors"}
+    about = {"Upload-Length": str(len(weights))}
+    refused = client.post("/uploads/", headers=TUS | about | metadata(said))
+    assert (refused.status_code, "comes without a config" in refused.text) == (422, True)
+    assert not list(models_dir.glob(".model-handler/uploads/*"))
+    said["adapter_config"] = config if where == "metadata" else '{"peft_type": "IA3"}'
+    url = client.post("/uploads/", headers=TUS | about | metadata(said)).headers["Location"]
+    assert send(client, url, 0, weights) == 204
+    asked = {"upload": url.rpartition("/")[2]}
+    if where == "body":
+        assert client.post("/models/upload/", json=asked).status_code == 422
+        asked["adapter_config"] = config
+    answer = client.post("/models/upload/", json=asked)
+    assert answer.text.splitlines()[-1].startswith('{"status": 200'), answer.text
+    assert sorted(path.name for path in (models_dir / "mine").glob("[!.]*")) == [
+        "adapter_config.json",
+        "mine.safetensors",
+    ]
+
+
+def metadata(said: dict[str, str]) -> dict[str, str]:
+    pairs = [f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in said.items()]
+    return {"Upload-Metadata": ",".join(pairs)}
 
 
 def test_methods_are_overridden(client: FlaskClient) -> None:

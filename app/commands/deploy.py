@@ -61,7 +61,8 @@ def deploy(
 ) -> None:
     """Send PATH to a service, which makes it the model NAME on Ollama.
 
-    PATH is an archive, a GGUF, or a folder, of which only what the service doesn't have is sent. A
+    PATH is an archive, a GGUF, an adapter's safetensors beside its config, or a folder, of which
+    only what the service doesn't have is sent. A
     connection that is lost is gone on with, also by running the same command again.
 
     Ends with status 0 where the model was made, 1 where it wasn't, and 2 where the command itself
@@ -105,9 +106,12 @@ def _compared(
     session: requests.Session, server: str, path: Path
 ) -> tuple[Payload | None, dict[str, Any]]:
     """What has to be sent, if anything, and the fields that say what the service has already."""
-    if not path.is_dir():
+    if path.is_dir():
+        folder = Folder.read(path)
+    elif path.suffix.lower() == ".safetensors":
+        folder = Folder.of_adapter(path)
+    else:
         return FilePayload(path), {}
-    folder = Folder.read(path)
     large = folder.large()
     if not large:
         return folder.without(()), {}
@@ -127,7 +131,7 @@ def _compared(
     missing = set(answer.json()["missing"])
     known = [file for file in files if file["name"] not in missing]
     payload = folder.without(file["name"] for file in known)
-    named = {} if payload else {"name": path.name}
+    named = {} if payload else {"name": folder.path.name}
     return payload, ({"known": known} if known else {}) | named
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from zipstream import ZipStream
 
+from app.planning.safetensors_parts import ADAPTER_CONFIG
 from app.storage.models import SHARED_BYTES
 from app.storage.staging import WantedFile
 
@@ -87,6 +88,18 @@ class Folder:
         if not shown:
             raise ValueError(f"{path.name} holds no file.")
         return cls(path, tuple(shown))
+
+    @classmethod
+    def of_adapter(cls, weights: Path) -> "Folder":
+        """An adapter's safetensors and the config beside it, without what else is there. Raises
+        ValueError where there is no config."""
+        config = weights.with_name(ADAPTER_CONFIG)
+        if not config.is_file():
+            raise ValueError(
+                f"{weights.name} has no {ADAPTER_CONFIG} beside it, which tells what it is. If it"
+                " isn't an adapter, give the folder that it is in."
+            )
+        return cls(weights.parent, (config, weights))
 
     def large(self) -> list[Path]:
         """The files that the service shares between models."""

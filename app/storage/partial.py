@@ -148,7 +148,7 @@ class PartialUploads:
             self._undo_replacement(folder)
             arrival = self._whole_arrival(upload, folder)
             held.callback(arrival.close)
-            staging = Staging(self._storage, task, folder, held, arrival, upload.filename)
+            staging = Staging(self._storage, task, folder, held, arrival, upload.metadata)
             try:
                 yield staging
             except NoSuchUpload:

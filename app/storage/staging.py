@@ -48,12 +48,13 @@ class Staging:
         folder: Path,
         held: ExitStack,
         arrival: Arrival | SeveralFiles | None = None,
-        filename: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`arrival` is that of an upload, called `filename`, which is here already, and stays as
-        it is until it is published, or `is_of_no_use`."""
+        """`arrival` is that of an upload, of which its client said `metadata`. It is here already,
+        and stays as it is until it is published, or `is_of_no_use`."""
         self.folder = folder
-        self.filename = filename
+        self.metadata = metadata or {}
+        self.filename = self.metadata.get("filename", "")
         self.is_published = False
         self.keeps_upload = arrival is not None
         self.is_of_no_use = False
@@ -152,6 +153,9 @@ class Staging:
         """Have a small file, with that text, be part of the upload."""
         content = text.encode()
         path = self.folder / f"known-{len(self._known)}"
+        path.unlink(
+            missing_ok=True
+        )  # It may be a link to a model's file, of a request that failed.
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         size = len(content)

@@ -8,7 +8,8 @@ from typing import Any
 from flask import Blueprint, current_app, request
 
 from app.planning.early import EarlyLook
-from app.planning.options import text
+from app.planning.options import optional_text, text
+from app.planning.safetensors_parts import ADAPTER_CONFIG
 from app.service.early import Asked, look_early
 from app.service.keeping import keeping, removing
 from app.service.lines import Steps, Task
@@ -26,6 +27,7 @@ from app.storage.staging import Staging
 from app.views import schemas
 from app.views.answers import json_object, service
 from app.views.fields import (
+    CONFIG_FIELD,
     NEW_NAME,
     OF_CREATE,
     OF_FORM,
@@ -40,7 +42,7 @@ from app.views.form_upload import Look
 from app.views.known import wanted_files
 from app.views.openapi import CURL_JSON, MAKING, STORING, documented, lines_of
 from app.views.stream import is_verbose, streamed
-from app.views.upload import receive, receive_raw
+from app.views.upload import config_of, receive, receive_raw
 
 _FILE, _NAME, _DELETED = {"model": "FILE"}, {"model": "NAME"}, {"model_name": "NAME"}
 _MADE = {"model": "NAME", "model_name_on_ollama": "NEW"}
@@ -127,10 +129,19 @@ def _received(task: Task, look: Look) -> Iterator[tuple[Upload, Mapping[str, Any
     with storage.uploads.whole(task.facts["upload"], task.uuid) as staging:
         filename = staging.filename
         upload = Upload(staging, filename, name_of_upload(filename))
-        with _noted(task, staging), removing(staging, is_complete=not known):
+        config = config_of(filename, _said_config(fields, staging), "body")
+        with _noted(task, staging), removing(staging, is_complete=not (known or config)):
             staging.hold(upload.name)
             staging.link_known(known)
+            if config:
+                staging.add_text(ADAPTER_CONFIG, config)
             yield upload, fields
+
+
+def _said_config(fields: Mapping[str, Any], staging: Staging) -> str | None:
+    """The config that an adapter's safetensors comes with: a field, or said when its upload was
+    begun."""
+    return optional_text(fields, CONFIG_FIELD) or staging.metadata.get(CONFIG_FIELD)
 
 
 @contextmanager

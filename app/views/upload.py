@@ -65,7 +65,7 @@ def receive_raw(
     An adapter in safetensors has its config in the query.
     """
     upload = Upload(staging, filename, name_of_upload(filename))
-    config = _config_in_query(filename)
+    config = config_of(filename, request.args.get(CONFIG_FIELD), "query")
     staging.hold(upload.name)
     check_size(storage)
     with phase("receive"), _taking(staging, filename, config, on_file) as take:
@@ -75,23 +75,23 @@ def receive_raw(
     return upload
 
 
-def _config_in_query(filename: str) -> bytes | None:
-    """The config of a safetensors file; None for what needs none. Raises Unusable."""
+def config_of(filename: str, said: str | None, where: str) -> str | None:
+    """What was `said` (`where`: query or metadata) to be the config of a safetensors file that
+    comes alone; None for a file that needs none. Raises Unusable."""
     if not filename.lower().endswith(".safetensors"):
         return None
-    config = request.args.get(CONFIG_FIELD)
-    if not config:
+    if not said:
         raise Unusable(
             f"{filename} comes without a config, which tells what it is.",
             "Send its folder in a zip or a tar, or its files in one form; an adapter's config also"
-            f" goes into the query, as {CONFIG_FIELD}.",
+            f" goes into the {where}, as {CONFIG_FIELD}.",
         )
-    return config.encode()
+    return said
 
 
 @contextmanager
 def _taking(
-    staging: Staging, filename: str, config: bytes | None, on_file: OnFile
+    staging: Staging, filename: str, config: str | None, on_file: OnFile
 ) -> Iterator[Callable[[bytes], None]]:
     """What takes a body's bytes."""
     if config is None:
@@ -100,7 +100,7 @@ def _taking(
             yield arrival.write
         return
     with staging.receive_files(on_file) as files:
-        files.add(ADAPTER_CONFIG, config)
+        files.add(ADAPTER_CONFIG, config.encode())
         with files.file(filename) as write:
             yield write
 

@@ -31,11 +31,11 @@ from app.storage.partial import PartialUploads
 from app.storage.partial_arrivals import CHECKSUMS, Checksum, check_length
 from app.storage.partial_folders import PartialUpload
 from app.views.answers import service
-from app.views.fields import NEW_NAME, asked_for, check_names
+from app.views.fields import CONFIG_FIELD, NEW_NAME, asked_for, check_names
 from app.views.form import BLOCK
 from app.views.openapi import documented
 from app.views.stream import fails_as
-from app.views.upload import check_size, growing_reads
+from app.views.upload import check_size, config_of, growing_reads
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
@@ -44,7 +44,7 @@ FAILED = "Failed upload model file."
 _TUS = f"-H 'Tus-Resumable: {VERSION}'"
 _BYTES_REFUSED = (400, 408, 412, 413, 422, 460, 507)
 OF_DEPLOY = frozenset((*FIELDS, NEW_NAME, "server"))
-READ = OF_DEPLOY | {"filename"}
+READ = OF_DEPLOY | {"filename", CONFIG_FIELD}
 
 blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")
 
@@ -99,6 +99,7 @@ def create() -> Response:
             " 'filename' and the name in Base64, such as `filename bW9kZWwuemlw`."
         )
     name_of_upload(metadata["filename"])
+    config_of(metadata["filename"], metadata.get(CONFIG_FIELD), "metadata")
     if not OF_DEPLOY.isdisjoint(metadata):
         check_names(metadata, OF_DEPLOY)
     _look(metadata)
