@@ -1,4 +1,4 @@
-"""What an upload that can be gone on with costs, against the raw one, and what going on costs.
+"""What a resumable upload costs, compared with a raw one, and what resuming costs.
 
 `python -m benchmarks.resume [--gigabytes 2] [--runs 4]`. Each row runs in turn with what it is
 compared to; the table shows medians and ratios. Everything is written and synced on the filesystem
@@ -52,7 +52,7 @@ def main() -> None:
             _peak("raw and resumable", service)
         with serve(folder / "resumed", "http://127.0.0.1:9") as service:
             _resumed(service, stored, folder / "resumed")
-            _peak("gone on with at half", service)
+            _peak("resumed at half", service)
     print()
     print(regressions.report("resume", vars(asked), measured))
 

@@ -233,7 +233,7 @@ def test_a_single_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_stored_byte_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the upload is gone on with; of a deflated one, the compressed bytes are kept
+    """However often the upload is resumed; of a deflated one, the compressed bytes are kept
     until their entry is whole, and then give their room back."""
     content, written = zipped(zipfile.ZIP_STORED), 0
     write_all = writing.write_all

@@ -140,8 +140,8 @@ class Arrival:
 
     @property
     def is_current(self) -> bool:
-        """Whether nobody else has gone on with the upload since the last checkpoint, and all that
-        has come until then is still here."""
+        """Whether nobody else has resumed the upload since the last checkpoint, and all that
+        had come by then is still here."""
         return self._syncing is not None and self._syncing.is_current
 
     def write(self, block: bytes) -> None:

@@ -59,8 +59,8 @@ Mark = dict[str, Any]
 class Journal:
     """The file in `folder` that each State is added to.
 
-    `state`, with all entries, is where an upload that is gone on with stands. Whoever opens it to
-    go on waits until another process has on the disk what that has written.
+    `state`, with all entries, is where a resumed upload stands. Whoever opens it to resume waits
+    until another process has synced what that has written.
     """
 
     def __init__(self, folder: Path, *, begin: bool) -> None:

@@ -75,7 +75,7 @@ class Syncing:
 
     @property
     def is_current(self) -> bool:
-        """Whether nobody else has gone on with the upload since."""
+        """Whether nobody else has resumed the upload since."""
         with self._changed:
             return self._failure is None and self._journal.is_current
 

@@ -62,8 +62,8 @@ def deploy(
     """Send PATH to a service, which makes it the model NAME on Ollama.
 
     PATH is an archive, a GGUF, an adapter's safetensors beside its config, or a folder, of which
-    only what the service doesn't have is sent. A
-    connection that is lost is gone on with, also by running the same command again.
+    only what the service doesn't have is sent. After a lost connection the upload resumes, by
+    itself or when the same command is run again.
 
     Ends with status 0 where the model was made, 1 where it wasn't, and 2 where the command itself
     can't be understood. NAME and the options are checked before anything is sent.

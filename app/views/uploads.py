@@ -1,4 +1,4 @@
-"""Uploads that can be gone on with: the tus protocol, version 1.0.0 (https://tus.io/protocols).
+"""Resumable uploads: the tus protocol, version 1.0.0 (https://tus.io/protocols).
 
 An upload that has arrived whole is named in the JSON body of /models/upload/ or /models/deploy/.
 """
