@@ -1,5 +1,6 @@
 """Partial uploads: what has arrived survives whatever happens, and is written once."""
 
+import errno
 import hashlib
 import os
 import random
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from zipfile import ZIP_DEFLATED
@@ -14,6 +16,8 @@ from zipfile import ZIP_DEFLATED
 import pytest
 from gunicorn.http.errors import NoMoreData
 
+from app.archive import syncing
+from app.archive.journal import Journal
 from app.archive.limits import ArchiveError
 from app.connection import TooSlow
 from app.storage.directory import Storage
@@ -117,6 +121,29 @@ def test_what_came_before_the_connection_broke_is_kept(
     upload = storage.uploads.append(upload.id, 1_000_000, [zipped[1_000_000:]])
     assert upload.is_whole
     publish(storage, upload)
+
+
+@pytest.mark.parametrize("lost", ["the data", "the journal"])
+def test_what_the_disk_has_failed_to_keep_is_sent_again(
+    storage: Storage, zipped: bytes, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Although it was acknowledged, the offset is that before it."""
+    upload = storage.uploads.append(begin(storage, zipped).id, 0, [zipped[:900_000]])
+    storage.uploads.close()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as failing, suppress(OSError):
+        failing.setattr(*(syncing, "sync") if lost == "the data" else (Journal, "sync"), fail)
+        storage.uploads.append(upload.id, 900_000, [zipped[900_000:1_200_000]])
+        storage.uploads.close()
+    assert storage.uploads.get(upload.id).offset == 900_000
+    with pytest.raises(WrongOffset):
+        storage.uploads.append(upload.id, 1_200_000, [zipped[1_200_000:]])
+    assert storage.uploads.append(upload.id, 900_000, [zipped[900_000:]]).is_whole
+    publish(storage, upload)
+    assert digests(storage, "m")["base.gguf"] == hashlib.sha256(NOISE).hexdigest()
 
 
 def test_one_writer_at_a_time(storage: Storage, zipped: bytes) -> None:

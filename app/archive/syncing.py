@@ -1,5 +1,6 @@
 """Waiting for the disk on a thread of its own, while more of an upload arrives."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from app.archive.journal import Journal, Mark, State
 from app.archive.writing import sync
+
+log = logging.getLogger(__name__)
 
 MOST_AHEAD_BYTES = 128 * 2**20
 """So much of an upload may be written and not on the disk: a power cut costs no more, and the
@@ -118,6 +121,8 @@ class Syncing:
         self._synced_offset = wanted.mark["offset"]
 
     def _fail(self, error: BaseException) -> None:
+        # Where nobody calls next, nobody else says so.
+        log.warning("What has arrived of an upload couldn't be synced: %s", error)
         with self._changed:
             self._failure, self._wanted = error, None
             with suppress(OSError):
