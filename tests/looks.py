@@ -11,18 +11,18 @@ AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 SCHEMES, WIDTHS = ("light", "dark"), (360, 1280)
 # What is wider than the place it is in.
 WIDE = """
-const wide = [...document.querySelectorAll("html, dialog[open], .card, .offcanvas-body")]
+const wide = () => [...document.querySelectorAll("html, dialog[open], .card, .offcanvas-body")]
   .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
   .map(({ id, className, tagName }) => `too wide: ${tagName} ${id} ${className}`);
 """
-# What axe-core finds in a look.
+# What axe-core finds in a look; what is wide is asked for last, when what follows the window has.
 LOOK = """
 const [scheme, places, done] = arguments;
 document.documentElement.dataset.bsTheme = scheme;
 const options = { resultTypes: ["violations"] };
 const context = places.length ? { include: places } : document;
 const said = ({ id, nodes }) => [id, ...nodes.map(node => node.html.slice(0, 160))].join(" | ");
-axe.run(context, options).then(({ violations }) => done([...violations.map(said), ...wide]));
+axe.run(context, options).then(({ violations }) => done([...violations.map(said), ...wide()]));
 """
 # What axe-core says of the page as a whole, where it looks at a part of it otherwise: its colours
 # aside, which are those of parts.
@@ -59,7 +59,7 @@ class Checked:
             for scheme in SCHEMES:
                 found = self._run(WIDE + LOOK, scheme, places)
                 self.page.take_screenshot(f"axe-{state}-{self.language}-{scheme}-{width}")
-                assert not found, f"{state}, {scheme}, {width}"
+                assert not found, (state, scheme, width, found)
         if places:
             assert not self._run(WHOLE), state
 

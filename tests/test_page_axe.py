@@ -200,6 +200,6 @@ def check_widths(page: Page, state: str) -> None:
         for width in (360, 640, 1280):
             page.resize(width)
             page.take_screenshot(f"{state}-{width}")
-            assert page.run_script(f"{WIDE} return wide") == [], (state, width)
+            assert page.run_script(f"{WIDE} return wide()") == [], (state, width)
     finally:
         page.emulate("clearDeviceMetricsOverride")
