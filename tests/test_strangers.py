@@ -291,3 +291,15 @@ def test_a_request_s_fields_are_bounded(app: Flask, fields: dict[str, object], s
     answer = app.test_client().post("/models/create/", json={**NEXT, **fields})
     assert answer.status_code == 400
     assert said in answer.text
+
+
+def test_the_tensors_of_all_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zip of 1.6 MB with 600,000 took 14 s of processor time."""
+    monkeypatch.setattr("app.planning.safetensors_parts.MOST_TENSORS", 2)
+    header = b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
+    content = struct.pack("<Q", len(header)) + header
+    files = {"config.json": ModelFile("config.json", 2, lambda: BytesIO(b"{}"))}
+    for name in ("1.safetensors", "2.safetensors", "3.safetensors"):
+        files[name] = ModelFile(name, len(content), lambda: BytesIO(content))
+    with pytest.raises(Unusable, match=r"^Up to 3.safetensors there are more than 2 tensors"):
+        safetensors_parts(files)

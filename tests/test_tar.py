@@ -6,15 +6,19 @@ import os
 import stat
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.archive import tar
 from app.archive.arrival import Arrival
 from app.archive.decoder import BLOCK
 from app.archive.limits import ArchiveError, Limits
 from app.archive.tar import zstd
+from app.formats import magic
 from tests.conftest import require_program
 from tests.gguf_files import write_base
 
@@ -308,3 +312,26 @@ def test_more_entries_than_are_taken(tmp_path: Path) -> None:
 def test_a_single_file_is_an_archive_of_one(tmp_path: Path) -> None:
     content = write_base(tmp_path / "base.gguf").read_bytes()
     assert arrived(tmp_path, content, name="My base.GGUF") == {"My base.GGUF": content}
+
+
+def test_what_follows_short_gzip_members_is_not_copied_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """4 MB of 200,000 members took 6 s."""
+    fed: list[int] = []
+
+    class Watched:
+        def __init__(self) -> None:
+            self._decoder = zlib.decompressobj(31)
+
+        def decompress(self, block: bytes, most: int) -> bytes:
+            fed.append(len(block))
+            return self._decoder.decompress(block, most)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._decoder, name)
+
+    monkeypatch.setattr(tar._Decompressed, "_new", lambda self: Watched())
+    members = gzip.compress(b"x") * 5000
+    assert b"".join(tar._Decompressed(magic.GZIP).feed(members)) == b"x" * 5000
+    assert max(fed) <= 2**15 < len(members)

@@ -27,6 +27,7 @@ except ImportError:
 
 TAR_BLOCK = 512
 EXTENSION_BYTES = 2**20
+FED_BYTES = 2**15
 _OCTAL_SIZE = 8 * 2**30
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENSIONS = (
@@ -266,6 +267,11 @@ class _Decompressed:
     def feed(self, block: bytes) -> Iterator[bytes]:
         """The pieces, of at most BLOCK bytes, that the next compressed bytes give. Raises
         ArchiveError."""
+        # What follows the end of each of several is copied: of many short ones, many times.
+        for at in range(0, len(block), FED_BYTES):
+            yield from self._feed(block[at : at + FED_BYTES])
+
+    def _feed(self, block: bytes) -> Iterator[bytes]:
         while True:
             if self._decoder is None:
                 if not block or (self._any and self._is_gzip and not block.strip(b"\0")):

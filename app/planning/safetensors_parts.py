@@ -41,6 +41,8 @@ CONVERTIBLE: Mapping[str, tuple[str, ...]] = {
 }
 _ARCHITECTURES = {name: each for each, names in CONVERTIBLE.items() for name in names}
 TEXT_BYTES = 8 * 2**20
+MOST_TENSORS = 200_000
+"""61 layers of 384 experts, each with three matrices and their scales, have 140,544."""
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
 CONFIGS = (ADAPTER_CONFIG, MODEL_CONFIG)
 _TOKENIZER_FILES = frozenset(
@@ -143,6 +145,7 @@ def safetensors_parts(
     folders: dict[str, dict[str, ModelFile]] = defaultdict(dict)
     for name, file in files.items():
         folders[str(PurePosixPath(name).parent)][name] = file
+    headers = _Headers()
     models, adapters = [], []
     for folder, beside_it in sorted(folders.items()):
         weights = [name for name in beside_it if name.lower().endswith(".safetensors")]
@@ -152,9 +155,9 @@ def safetensors_parts(
             of_adapter = weights  # whatever its owner calls it
         of_model = [name for name in weights if name not in of_adapter]
         if of_adapter:
-            adapters.append(_adapter(folder, of_adapter, beside_it))
+            adapters.append(_adapter(folder, of_adapter, beside_it, headers))
         if of_model:
-            models.append(_model(folder, of_model, beside_it))
+            models.append(_model(folder, of_model, beside_it, headers))
     return models, adapters
 
 
@@ -163,7 +166,9 @@ def is_adapter_name(name: str) -> bool:
     return name.startswith("adapter_") or name == _MLX_WEIGHTS or bool(_MLX_CHECKPOINT.match(name))
 
 
-def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> SafetensorsAdapter:
+def _adapter(
+    folder: str, weights: list[str], files: Mapping[str, ModelFile], headers: "_Headers"
+) -> SafetensorsAdapter:
     config_name = str(PurePosixPath(folder, ADAPTER_CONFIG))
     if config_name not in files:
         raise Unusable(
@@ -183,14 +188,16 @@ def _adapter(folder: str, weights: list[str], files: Mapping[str, ModelFile]) ->
         folder=folder,
         files=(files[config_name], files[weights[0]]),
         config=config,
-        header=_header(files[weights[0]]),
+        header=headers.read(files[weights[0]]),
         beside=tuple(
             file for name, file in files.items() if PurePosixPath(name).name in _TOKENIZER_FILES
         ),
     )
 
 
-def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> SafetensorsModel:
+def _model(
+    folder: str, weights: list[str], files: Mapping[str, ModelFile], headers: "_Headers"
+) -> SafetensorsModel:
     config_name = str(PurePosixPath(folder, MODEL_CONFIG))
     if config_name not in files:
         raise Unusable(
@@ -200,7 +207,7 @@ def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> S
     config = _json_object(files[config_name])
     if config is None:
         raise Unusable(f"{config_name} isn't the JSON object of a model's config.")
-    headers = [_header(files[name]) for name in weights]
+    read = [headers.read(files[name]) for name in weights]
     class_names = config.get("architectures")
     class_name = class_names[0] if isinstance(class_names, list) and class_names else None
     along = [name for name in files if _goes_along(PurePosixPath(name).name)]
@@ -209,9 +216,9 @@ def _model(folder: str, weights: list[str], files: Mapping[str, ModelFile]) -> S
         folder=folder,
         files=tuple(files[name] for name in (*sorted(weights), *sorted(along))),
         class_name=class_name if isinstance(class_name, str) else None,
-        tensor_parameters=sum(header.parameter_count for header in headers),
+        tensor_parameters=sum(header.parameter_count for header in read),
         how_it_chats=_chat(folder, files),
-        quantized_by=quantized_by(config, headers),
+        quantized_by=quantized_by(config, read),
         beside=tuple(files[name] for name in sorted(others)),
     )
 
@@ -261,9 +268,20 @@ def _json_object(file: ModelFile) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _header(file: ModelFile) -> safetensors.Header:
-    try:
-        with file.open() as stream:
-            return safetensors.read_header(stream, file.size)
-    except safetensors.SafetensorsError as error:
-        raise Unusable(f"{file.name} {error}.") from error
+class _Headers:
+    """Reads the headers of an upload's files, of at most MOST_TENSORS in all."""
+
+    def __init__(self) -> None:
+        self._tensors = 0
+
+    def read(self, file: ModelFile) -> safetensors.Header:
+        """One file's header. Raises Unusable."""
+        try:
+            with file.open() as stream:
+                header = safetensors.read_header(stream, file.size)
+        except safetensors.SafetensorsError as error:
+            raise Unusable(f"{file.name} {error}.") from error
+        self._tensors += len(header.tensors)
+        if self._tensors > MOST_TENSORS:
+            raise Unusable(f"Up to {file.name} there are more than {MOST_TENSORS} tensors.")
+        return header
