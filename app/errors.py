@@ -47,7 +47,7 @@ STATUS: dict[type[Exception], int] = {
 SENTENCES = {
     400: "The request can't be read, or its body is shorter than its Content-Length says.",
     404: "There is nothing at this address. The page at /docs shows what there is.",
-    405: "This address doesn't take that method. The Allow header lists those that it takes.",
+    405: "This address doesn't support that method. The Allow header lists those that it does.",
     413: "The request's body, one of its fields or the number of its parts exceeds the limit.",
 }
 

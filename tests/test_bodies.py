@@ -77,7 +77,7 @@ CASES: dict[str, tuple[bytes, int, str, str]] = {
         *(
             400,
             UPLOAD,
-            "The form can't be read: it is cut off, or its parts aren't as its boundary says.",
+            "The form can't be read: it is cut off, or its parts don't match its boundary.",
         ),
     ),
     "no last boundary": (
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[bytes, int, str, str]] = {
         *(
             400,
             UPLOAD,
-            "The form can't be read: it is cut off, or its parts aren't as its boundary says.",
+            "The form can't be read: it is cut off, or its parts don't match its boundary.",
         ),
     ),
     "10,000 parts": (

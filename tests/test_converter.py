@@ -71,7 +71,7 @@ FAILS = {
     ),
     "hanging": (
         "time.sleep(60)",
-        "This service's converter took more than 1 seconds and was ended.",
+        "This service's converter took more than 1 seconds and was stopped.",
     ),
 }
 

@@ -238,7 +238,7 @@ def test_ollama_that_stays_silent(tmp_path: Path, models_dir: Path, zips: Zips) 
         answer = FlaskCaller(app.test_client()).send_form("/models/deploy/", fields)
     assert answer.last["status"] == 504
     assert answer.last["details"] == {
-        "error": f"Ollama at {standin.url} fell silent within its answer.",
+        "error": f"Ollama at {standin.url} stopped sending in the middle of its answer.",
         "hint": "The upload is kept as model 'tiny_lora': once Ollama is available again,"
         " POST /models/create/ makes it, without a new upload.",
     }

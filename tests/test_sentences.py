@@ -123,7 +123,7 @@ def test_a_chat_that_breaks_off_says_so_in_chinese(
 ) -> None:
     def chat(ollama: Ollama, body: object) -> Iterator[dict[str, object]]:
         yield {"message": {"content": "Hi"}}
-        raise OllamaSilent("Ollama at http://o fell silent within its answer.")
+        raise OllamaSilent("Ollama at http://o stopped sending in the middle of its answer.")
 
     monkeypatch.setattr(Ollama, "chat", chat)
     asked = {"model": "x", "messages": [{"role": "user", "content": "Hello"}]}

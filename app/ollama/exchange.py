@@ -77,7 +77,9 @@ class Server:
         if isinstance(getattr(wrapped, "reason", None), ReadTimeoutError):
             return OllamaSilent(f"Ollama at {self.url} stopped answering.")
         if isinstance(error, ReadTimeoutError) or isinstance(wrapped, ReadTimeoutError):
-            return OllamaSilent(f"Ollama at {self.url} fell silent within its answer.")
+            return OllamaSilent(
+                f"Ollama at {self.url} stopped sending in the middle of its answer."
+            )
         return OllamaLost(
             f"Ollama at {self.url} can't be reached, or broke off the connection."
             " Check that it runs, and that OLLAMA_HOST names it."

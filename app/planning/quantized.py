@@ -32,13 +32,13 @@ _SAVE_16_BIT = {
     "MLX": "Save it in 16 bit: mlx_lm.fuse --de-quantize, or mlx_lm.convert --dequantize.",
     **dict.fromkeys(
         ("GPTQ", "AWQ"),
-        "Take the model that it was quantized from, in 16 bit: load that one with"
+        "Use the model that it was quantized from, in 16 bit: load that one with"
         " torch_dtype=torch.bfloat16, put your adapter on it, merge_and_unload() and"
         " save_pretrained(folder).",
     ),
     **dict.fromkeys(
         ("FP8", "compressed-tensors"),
-        "Take the 16 bit version of the model, or load this one with dequantize=True in its"
+        "Use the 16 bit version of the model, or load this one with dequantize=True in its"
         " quantization config, and save_pretrained(folder).",
     ),
 }

@@ -153,7 +153,7 @@ def _followed(process: "subprocess.Popen[bytes]", report: Callable[[], None]) ->
         if time.monotonic() > end:
             raise Unusable(
                 f"This service's converter took more than {LIMIT_SECONDS:.0f} seconds and was"
-                " ended.",
+                " stopped.",
                 HINT,
             )
         if time.monotonic() - reported > _POLL_SECONDS:

@@ -271,7 +271,10 @@ def _why_unlisted(name: str) -> str:
         other = check_name(name)
     except NameNotAllowed:
         return f"rename it. {NAME_RULE}"
-    return f"{other!r}, whose letters are only coded otherwise, is a model already. Rename one."
+    return (
+        f"{other!r}, which differs only in how its letters are coded, is a model already."
+        " Rename one."
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

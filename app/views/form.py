@@ -49,7 +49,7 @@ def form_parts(
 
 def _no_form() -> BadRequest:
     return BadRequest(
-        "The form can't be read: it is cut off, or its parts aren't as its boundary says."
+        "The form can't be read: it is cut off, or its parts don't match its boundary."
     )
 
 

@@ -164,7 +164,7 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any] | None
         ready, _, _ = select.select([descriptor], [], [], _POLL_SECONDS)
         if not ready:
             if time.monotonic() - heard > SILENCE_SECONDS:
-                raise WeightsKilled("Working on the weights stood still and was ended.")
+                raise WeightsKilled("The work on the weights made no progress and was stopped.")
             yield None
             continue
         heard = time.monotonic()

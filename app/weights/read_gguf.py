@@ -25,7 +25,7 @@ def read_gguf(paths: Sequence[Path]) -> Model:
             raise WeightsError(
                 f"{path.name} has tensors of type {min(header.unknown_types)}, which is newer than"
                 " what can be read here.",
-                "Send the model as it is, or take one in 16 bit.",
+                "Send the model as it is, or one in 16 bit.",
             )
         for tensor in header.tensors.values():
             if tensor.name in tensors:
