@@ -17,7 +17,7 @@ import pytest
 from app.archive import arrival as arriving
 from app.archive import writing
 from app.archive.arrival import Arrival
-from app.archive.journal import Journal
+from app.archive.journal import Journal, State, read_offset
 from app.archive.limits import Limits
 from tests.gguf_files import write_base
 from tests.test_arrival import Unseekable
@@ -318,6 +318,23 @@ def test_an_archive_that_was_refused_is_refused_again(tmp_path: Path) -> None:
     arrival = resume(tmp_path)
     assert arrival.offset == 2560
     arrival.close()
+
+
+def test_a_line_of_the_journal_that_found_no_room_spoils_no_other(tmp_path: Path) -> None:
+    begun = Journal(tmp_path, begin=True)
+    begun.add(State(offset=1))
+
+    class Full:
+        def write(self, text: bytes) -> int:
+            return file.write(text[:9])
+
+    file, begun._file = begun._file, Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space"):
+        begun.add(State(offset=2))
+    begun._file = file
+    begun.add(State(offset=3))
+    begun.close()
+    assert read_offset(tmp_path) == 3
 
 
 def test_nothing_to_go_on_with(tmp_path: Path) -> None:

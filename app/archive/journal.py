@@ -5,6 +5,7 @@ of it is on the disk, which survives a power cut, too. The second trails behind,
 to wait for the disk. After a reboot, which the kernel's boot id tells, the second alone counts.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -68,6 +69,7 @@ class Journal:
         self._path = folder / NAME
         self._file: BinaryIO = self._path.open("xb" if begin else "r+b", buffering=0)
         self.state = State()
+        self._is_torn = False
         self._written = self._synced = _mark(self.state, 0)
         try:
             if not begin:
@@ -126,8 +128,12 @@ class Journal:
     def _add_line(self, first: int, entries: list[dict[str, Any]]) -> None:
         line = {"boot": BOOT, "written": self._written, "synced": self._synced}
         text = json.dumps({**line, "first": first, "entries": entries}).encode() + b"\n"
-        if self._file.write(text) < len(text):
-            raise OSError("The journal couldn't be written.")
+        if self._is_torn:
+            text = b"\n" + text
+        written = self._file.write(text)
+        self._is_torn = written < len(text)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _read(self, folder: Path) -> None:
         with self._path.open("rb") as file:
