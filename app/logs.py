@@ -1,4 +1,4 @@
-"""Log lines that say no more than was logged: what strangers name can't forge or repaint them."""
+"""Log lines that nothing a client sends can forge or colour."""
 
 import json
 import logging

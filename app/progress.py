@@ -1,4 +1,4 @@
-"""Work on a thread of its own: how it says how far it is, hands things over, and is told to end."""
+"""Work on a thread of its own: how it reports progress, hands over what it has, is cancelled."""
 
 import queue
 import threading

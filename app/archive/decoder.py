@@ -1,4 +1,4 @@
-"""The contents of a zip's entries, decoded piece by piece and never believed."""
+"""The content of a zip's entries, decoded piece by piece, within limits and checked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is kept beside an upload that is to survive its process: how far it is.
+"""The journal of a resumable upload: a line for each checkpoint, from which it resumes.
 
 A line of the journal says two things: what has been written, which survives the process, and what
 of it is on the disk, which survives a power cut, too. The second trails behind, so that nobody has

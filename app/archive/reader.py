@@ -1,4 +1,4 @@
-"""Archives from strangers: checked whole before anything is used, counted while it is."""
+"""Archives that have arrived: checked before anything in them is used, counted while it is."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Files that arrive one after the other, each by itself: what a zip of them would become."""
+"""Several files sent without an archive: they become what a zip of them would."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

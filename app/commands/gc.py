@@ -1,4 +1,4 @@
-"""`model-handler gc`: give back the room of what will not be asked for again."""
+"""`model-handler gc`: free the disk space of what is no longer needed."""
 
 import click
 
@@ -14,7 +14,7 @@ from app.storage.garbage import collect
 def gc(dry_run: bool) -> None:
     """Remove what isn't needed from the models directory, also beside a running service.
 
-    That are partial uploads that have expired, what killed tasks have left behind, and merged or
+    These are partial uploads that have expired, what killed tasks have left behind, and merged or
     converted files that were made of files that have changed or gone. Models stay.
     """
     settings = read_settings()

@@ -1,5 +1,5 @@
-"""Strangers' JSON, counted before it is read: a Python object takes some hundred bytes, the two
-characters that ask for one take two."""
+"""JSON from clients, counted before it is parsed: a value of two characters becomes an
+object of some hundred bytes."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ SEPARATORS = 800_000
 
 
 class TooManyValues(ValueError):
-    """There are more values than anything that is meant well has."""
+    """It has more values than any file that is really used."""
 
 
 def loads(text: str | bytes, most: int = SEPARATORS, **hooks: Any) -> Any:

@@ -1,4 +1,4 @@
-"""GGUF files, as far as their headers tell; no more is read of them.
+"""The headers of GGUF files; nothing after them is read.
 
 The format is that of ggml's docs/gguf.md; where that is silent, what llama.cpp's gguf.cpp takes.
 Whatever the bytes are, reading takes at most HEADER_BYTES of input and ITEMS strings of arrays,

@@ -1,4 +1,4 @@
-"""LoRA adapters in GGUF, as far as headers tell: whether one fits a base model."""
+"""Whether a LoRA adapter in GGUF fits a base model, by their headers."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite

@@ -1,4 +1,4 @@
-"""safetensors files, as far as their headers tell.
+"""The headers of safetensors files; nothing after them is read.
 
 The format is that of the safetensors README. Its reference implementation takes headers of up to
 100 MB; here HEADER_BYTES and a count of what separates values, room for some 50,000 tensors, bound

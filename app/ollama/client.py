@@ -1,4 +1,4 @@
-"""Ollama's HTTP API, as far as a model's way onto a server needs it.
+"""The part of Ollama's HTTP API that making a model on a server needs.
 
 Source for paths and bodies: Ollama, docs/api.md and server/routes.go.
 """

@@ -1,4 +1,4 @@
-"""Requests to one Ollama server and its answers: bounded, interruptible, their failures told."""
+"""Requests to one Ollama server and its answers: bounded, interruptible, failing in sentences."""
 
 import re
 from collections.abc import Generator, Iterator

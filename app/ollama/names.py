@@ -1,4 +1,4 @@
-"""Names of models as Ollama takes them."""
+"""Names of models, as Ollama accepts them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A request on its way to a server and back, as it is, in bounded memory."""
+"""A request passed on to a server, and its answer passed back, unchanged, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""What a zip or a model's folder holds, as far as its files' headers tell."""
+"""What a zip or a model's folder contains, by its files' headers."""
 
 import re
 from collections import defaultdict

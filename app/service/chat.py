@@ -1,4 +1,4 @@
-"""A chat with a model on Ollama: what may be asked, and the answer as long as somebody listens."""
+"""A chat with a model on Ollama: what may be asked, and the answer while its client listens."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Looking at models and uploads, which stay as they are."""
+"""What is told of models and uploads, without changing them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A stored model onto Ollama servers: each with a plan of its own, none stopping the others."""
+"""Makes a stored model on Ollama servers, side by side, each by a plan of its own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the Ollama servers say of themselves, for many who ask often.
+"""The state of the Ollama servers, asked once for all clients that want it often.
 
 Each server is asked once for all, by a thread, so that one that is slow or gone keeps nobody
 waiting.

@@ -1,4 +1,4 @@
-"""The work itself: a zip to a model in the models directory, and that to a model on Ollama.
+"""Upload, create, deploy, delete: a zip becomes a stored model, and that a model on Ollama.
 
 What changes something is a generator: what it raises before its first line was known before any
 work began and left nothing behind; the lines after that are the contract's.

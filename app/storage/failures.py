@@ -1,4 +1,4 @@
-"""What can be wrong with a use of the models directory."""
+"""What the models directory raises."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What takes room in the models directory and will not be asked for again."""
+"""What takes disk space in the models directory and is no longer needed."""
 
 import fcntl
 import time

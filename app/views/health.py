@@ -1,4 +1,4 @@
-"""Is the process there, and could it do its work?"""
+"""Whether the process runs, and whether it could do its work."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

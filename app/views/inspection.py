@@ -1,4 +1,4 @@
-"""Looking at models and uploads, which stay as they are."""
+"""The endpoints that tell of models and uploads, without changing them."""
 
 from contextlib import ExitStack
 from urllib.parse import quote

@@ -1,4 +1,4 @@
-"""Uploads on their way in: their bytes go straight to where they are worked on."""
+"""Uploads as they are received: their bytes go straight to what unpacks them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What is to be known of an architecture to convert it."""
+"""What has to be known about an architecture to convert it."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
