@@ -55,11 +55,21 @@ def received(url: str) -> float:
 
 @contextmanager
 def task(
-    models_dir: Path, action: str, ratio: float, *, status: int = 200, **details: Any
-) -> Iterator[str]:
-    """A task whose last line this is, and which runs until the block ends; its uuid."""
+    models_dir: Path,
+    action: str,
+    ratio: float,
+    *,
+    status: int = 200,
+    now: dict[str, Any] | None = None,
+    **details: Any,
+) -> Iterator[None]:
+    """A task whose last line this is, and which runs until the block ends; `now` is what it has
+    noted of itself."""
     uuid = str(uuid4())
     message = {"action": action, "task_uuid": uuid, "progress": ratio, "details": details}
-    with TaskLog(models_dir / STATE_FOLDER / "tasks").writer(uuid) as keep:
+    log = TaskLog(models_dir / STATE_FOLDER / "tasks")
+    with log.writer(uuid) as keep:
         keep(json.dumps({"status": status, "message": message}).encode() + b"\n")
-        yield uuid
+        if now:
+            log.note(uuid, now)
+        yield

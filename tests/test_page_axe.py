@@ -94,7 +94,8 @@ def past(models_dir: Path, served: Served) -> Iterator[None]:
             pass
     begin_upload(served.url, "a.zip", 9)
     begin_upload(served.url, "b.zip", 0)
-    with task(models_dir, "Start create model.", 0.67, model="d"):
+    now = {"action": "Pushing.", "ratio": 0.7, "bytes": 10**6, "total_bytes": 2 * 10**6}
+    with task(models_dir, "Start create model.", 0.67, model="d", now=now):
         yield
 
 
@@ -102,6 +103,8 @@ def past(models_dir: Path, served: Served) -> Iterator[None]:
 def test_the_header_and_what_has_run(checked: Checked) -> None:
     page = checked.page
     page.wait_until("document.querySelectorAll('#uploads li').length === 2")
+    page.wait_for("#tasks", "50 % · ")
+    assert page.run_script("return document.querySelector('#tasks progress').value") == 0.5
     page.run_script("document.querySelectorAll('#tasks details').forEach(each => each.open = true)")
     page.wait_until("document.querySelectorAll('#tasks pre').length === 4")
     checked.check("activity", "#activity-place")

@@ -104,17 +104,21 @@ def test_a_damaged_log_harms_no_other(tmp_path: Path, content: bytes) -> None:
     assert states(log)[uuid] == "succeeded"
 
 
-def test_a_task_is_stopped_by_another_process(tmp_path: Path) -> None:
+def test_another_process_sees_how_far_a_task_is_and_stops_it(tmp_path: Path) -> None:
     uuid, other = str(uuid4()), str(uuid4())
     log, elsewhere = TaskLog(tmp_path), TaskLog(tmp_path)
     with log.writer(uuid) as keep, log.writer(other):
         keep(line(0.5))
         log.check(uuid)
+        log.note(uuid, {"action": "Pushing.", "bytes": 5})
+        assert elsewhere.recent()[1]["now"] == {"action": "Pushing.", "bytes": 5}
+        assert elsewhere.recent()[0]["now"] is None
         assert elsewhere.stop(uuid)
         with pytest.raises(TaskStopped, match="stopped on request"):
             log.check(uuid)
         log.check(other)
     assert not elsewhere.stop(uuid)
+    assert "now" not in elsewhere.recent()[0]
     with pytest.raises(NoSuchTask, match="There is no task"):
         elsewhere.stop(str(uuid4()))
     assert all(path.suffix == ".jsonl" for path in tmp_path.iterdir())

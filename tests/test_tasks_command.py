@@ -102,6 +102,8 @@ def test_a_running_task_is_stopped(
         with requests.post(url, json=fields, stream=True, timeout=60) as answer:
             gate.wait_reached(20)
             uuid = tasks(served).output.split()[1]
+            running = json.loads(tasks(served, "--json").output.splitlines()[0])
+            assert running["now"]["action"].startswith(("Pushing.", "Hashing.", "Ollama: "))
             assert tasks(served, uuid, "--stop").output == "The task is being stopped.\n"
             last = json.loads(answer.content.splitlines()[-1])
     assert (last["status"], last["message"]["details"]) == (409, STOPPED)

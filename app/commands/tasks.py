@@ -52,9 +52,11 @@ def _recent(session: requests.Session, server: str) -> list[dict[str, Any]]:
 
 
 def _summary(task: dict[str, Any]) -> str:
+    now = task.get("now") or {}
+    ratio, action = now.get("ratio", task["progress_ratio"]), now.get("action", task["action"])
     parts = (
         f"{task['started']}  {task['task_uuid']}  {task['state']:9}",
-        f"{task['progress_ratio'] or 0:4.0%}  {task['action'] or ''}  {task['model'] or ''}",
+        f"{ratio or 0:4.0%}  {action or ''}  {task['model'] or ''}",
     )
     return escaped("  ".join(parts))
 

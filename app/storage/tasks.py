@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +31,9 @@ class TaskLog:
 
     A file is named by number, start and uuid; the numbers give the order, whatever the clock says.
     Whoever writes a task's file holds a lock on it, which the kernel drops with its holder: a task
-    whose file is neither locked nor complete was stopped or killed. Beside the file of one that is
-    to be stopped there is an empty one, which it finds whatever process it runs in.
+    whose file is neither locked nor complete was stopped or killed. Beside the file of one that
+    runs there are, whatever process it runs in, one that says how far it is, and an empty one where
+    it is to be stopped.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +47,7 @@ class TaskLog:
         """
         with ExitStack() as opened:
             file = None
-            opened.callback(self._forget_stop, uuid)
+            opened.callback(self._forget_beside, uuid)
             with suppress(OSError):
                 file = opened.enter_context(self._begun(uuid))
                 self._forget_oldest()
@@ -75,7 +76,7 @@ class TaskLog:
                     self._stop_file(uuid).touch()
                     runs = _is_locked(file)
                     if not runs:
-                        self._forget_stop(uuid)
+                        self._forget_beside(uuid)
                     return runs
         raise _unknown(uuid)
 
@@ -85,24 +86,42 @@ class TaskLog:
         if self._stop_file(uuid).exists():
             raise TaskStopped("The task was stopped on request.")
 
+    def note(self, uuid: str, now: Mapping[str, Any]) -> None:
+        """Say what a running task does at the moment, in place of what was said before."""
+        with suppress(OSError):
+            self._now_file(uuid).write_text(json.dumps(now))
+
     def recent(self) -> list[dict[str, Any]]:
-        """The tasks that are kept, newest first: state, model, started, last action and ratio; and
-        the name on Ollama, error and hint, where the last line has them.
+        """The tasks that are kept, newest first: state, model, started, last action and ratio; the
+        name on Ollama, error and hint, where the last line has them; and `now`, what was noted of
+        one that runs.
 
         `state` is `running`, `succeeded`, `failed`, or `stopped`: its client left or it was killed.
         """
         found = []
         for path, name in self._newest_first():
             with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-                found.append(_summary(path, name))
+                task = _summary(path, name)
+                if task["state"] == "running":
+                    task["now"] = self._noted(name["uuid"])
+                found.append(task)
         return found
+
+    def _noted(self, uuid: str) -> Any:
+        with suppress(OSError, ValueError):
+            return json.loads(self._now_file(uuid).read_bytes())
+        return None
 
     def _stop_file(self, uuid: str) -> Path:
         return self._folder / f".stop-{uuid}"
 
-    def _forget_stop(self, uuid: str) -> None:
-        with suppress(OSError):
-            self._stop_file(uuid).unlink()
+    def _now_file(self, uuid: str) -> Path:
+        return self._folder / f".now-{uuid}"
+
+    def _forget_beside(self, uuid: str) -> None:
+        for path in (self._stop_file(uuid), self._now_file(uuid)):
+            with suppress(OSError):
+                path.unlink()
 
     def _begun(self, uuid: str) -> BinaryIO:
         """A new file for the task, which is locked by the time that it can be seen."""
@@ -125,7 +144,7 @@ class TaskLog:
             with suppress(FileNotFoundError), path.open("rb") as file:
                 if not _is_locked(file):
                     path.unlink(missing_ok=True)
-                    self._forget_stop(name["uuid"])
+                    self._forget_beside(name["uuid"])
 
     def _newest_first(self) -> list[tuple[Path, re.Match[str]]]:
         names = os.listdir(self._folder) if self._folder.is_dir() else []

@@ -43,7 +43,8 @@ class Overview:
     def models(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Each model's name and facts, as of the last change; `tasks` are the recent ones."""
         with self._lock:
-            seen = self._service.storage.changed_at(), repr(tasks)
+            lasting = [{**task, "now": None} for task in tasks]
+            seen = self._service.storage.changed_at(), repr(lasting)
             now = time.monotonic()
             if seen != self._seen or now - self._looked_at > STEADY_SECONDS:
                 lines = self._service.models(with_facts=True)

@@ -157,7 +157,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         try:
             for step in steps:
                 if kept and (step is None or step.verbose):
-                    task_log().check(task.uuid)
+                    look_at_log(task, step)
                 if not client_is_there():
                     if step is not None and not step.verbose:  # It is true all the same.
                         keep(encode(task, 200, step.action, ratio_key, step.ratio, step.details))
@@ -185,6 +185,17 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
             if last is None:
                 raise _Refused(failure) from error
             yield encode(*said, in_language(details))
+
+
+def look_at_log(task: Task, step: Line | None) -> None:
+    """Note in the log what a task does now, if it has said so. Raises TaskStopped where the log
+    says that it is to be stopped."""
+    task_log().check(task.uuid)
+    if step is not None:
+        known = step.details.get("ollama") or {}
+        done = {"bytes": known.get("completed"), "total_bytes": known.get("total"), **step.details}
+        figures = {key: done[key] for key in ("bytes", "total_bytes")}
+        task_log().note(task.uuid, {"action": step.action, "ratio": step.ratio, **figures})
 
 
 def _about(task: Task) -> dict[str, str]:

@@ -6,7 +6,7 @@ import { inDays } from "./dates.js";
 import { byId, icon, made, memory } from "./dom.js";
 import { on, refresh } from "./feed.js";
 import { ask } from "./service.js";
-import { _, EXTENSION, inPage, inUnits, language } from "./text.js";
+import { _, EXTENSION, inMinutes, inPage, inUnits, language } from "./text.js";
 import { forgetOthers, remove, unfinished } from "./upload.js";
 
 const SHOWN_TASKS = 10;
@@ -17,7 +17,9 @@ const STATES = {
   failed: ["x-circle-fill", "text-danger", _("failed")],
   stopped: ["stop-circle", "careful", _("stopped")],
 };
-const hasChanged = memory(), hasOthers = memory();
+const hasOthers = memory();
+const begun = new Map();  // by task: what it was doing, and how far, when that was first seen
+let items = new Map();  // by task, those that are shown
 let isRunning = false;
 let stored = new Map();
 let tasks = null;
@@ -61,18 +63,37 @@ function nameOf({ model }) {
 }
 
 function taskItem(task) {
-  const { started, state: how, action, error, hint, progress_ratio: ratio, task_uuid: uuid } = task;
+  const { started, state: how, action, error, hint, task_uuid: uuid } = task;
   const step = action ? inWords(action) : _("Upload");
   const said = error ? inPage(error) : how === "stopped" ? _("Stopped. Its last step: %(step)s", { step }) : step;
   const more = [made("div", { className: `small ${error ? "" : "text-body-secondary"}` }, said)];
   if (hint) more.push(made("div", { className: "small text-body-secondary" }, inPage(hint)));
   const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
-  if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(facts), `${_("Create again")} ${facts.model}`)));
+  if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(stored.get(facts.model)), `${_("Create again")} ${facts.model}`)));
   if (how === "running") {
-    more.push(made("progress", { value: ratio, ariaLabel: said, className: "my-2" }),
+    more.push(made("progress", { ariaLabel: said, className: "my-2" }),
       button(_("Cancel"), event => stop(uuid, event.target), `${_("Cancel")} ${task.model ?? ""}`));
   }
   return item(STATES[how], heading(task), started, ...more, linesOf(uuid));
+}
+
+// What a running task does now: how far, how fast, how long still.
+function showProgress({ element }, { task_uuid: uuid, progress_ratio: ratio, action, now }) {
+  const bar = element.querySelector("progress");
+  bar.value = now?.total_bytes ? now.bytes / now.total_bytes : now?.ratio ?? ratio;
+  const doing = now?.action ?? action;
+  const figures = now?.total_bytes ? figuresOf(uuid, doing, now) : [];
+  bar.ariaLabel = doing ? inWords(doing) : _("Upload");
+  bar.previousSibling.textContent = [bar.ariaLabel, ...figures].join(" ");
+}
+
+function figuresOf(uuid, action, { bytes, total_bytes: total }) {
+  const known = begun.get(uuid), at = performance.now() / 1000;
+  if (known?.action !== action || bytes < known.bytes) begun.set(uuid, { action, bytes, at });
+  const since = begun.get(uuid), rate = (bytes - since.bytes) / (at - since.at);
+  const figures = [`${Math.floor(100 * bytes / total)} %`, _("%(sent)s of %(size)s", { sent: inUnits(bytes), size: inUnits(total) })];
+  if (rate > 0) figures.push(`${inUnits(rate)}/s`, _("%(time)s left", { time: inMinutes((total - bytes) / rate) }));
+  return [figures.join(" · ")];
 }
 
 function button(text, action, label) {
@@ -111,10 +132,23 @@ function showEmpty() {
   byId("tasks").hidden = byId("uploads").hidden = open === "key";
 }
 
+// An item that says the same is the same, so that nobody loses what they read or are about to press.
+function itemOf(task) {
+  const says = JSON.stringify([{ ...task, now: null }, stored.has(nameOf(task))]);
+  const known = items.get(task.task_uuid);
+  return known?.says === says ? known : { says, element: taskItem(task) };
+}
+
 function showTasks() {
   showEmpty();
-  if (!tasks || !hasChanged([tasks, [...stored.keys()]])) return;
-  byId("tasks").replaceChildren(...tasks.slice(0, SHOWN_TASKS).map(taskItem));
+  if (!tasks) return;
+  const shown = tasks.slice(0, SHOWN_TASKS);
+  const now = new Map(shown.map(task => [task.task_uuid, itemOf(task)]));
+  const elements = [...now.values()].map(({ element }) => element);
+  [...byId("tasks").children].filter(element => !elements.includes(element)).forEach(element => element.remove());
+  elements.forEach((element, at) => byId("tasks").children[at] === element || byId("tasks").insertBefore(element, byId("tasks").children[at] ?? null));
+  items = now;
+  for (const task of shown.filter(each => each.state === "running")) showProgress(items.get(task.task_uuid), task);
   byId("running-count").textContent = tasks.filter(task => task.state === "running").length || "";
 }
 

@@ -31,6 +31,7 @@ from app.views.stream import (
     client_is_there,
     encode,
     logged_at_its_end,
+    look_at_log,
     task_log,
 )
 
@@ -127,7 +128,7 @@ def _lines(task: Task, steps: Steps[None]) -> Lines:
         try:
             for step in steps:
                 if step is None or step.verbose:
-                    task_log().check(task.uuid)
+                    look_at_log(task, step)
                 if not client_is_there():
                     return
                 if step is not None and not step.verbose:
