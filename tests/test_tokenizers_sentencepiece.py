@@ -10,7 +10,7 @@ from gguf import TokenType
 from tokenizers import Tokenizer
 
 from app.weights.model import WeightsError
-from app.weights.tokenizers import sentencepiece as reader
+from app.weights.tokenizers import model_proto as reader
 from app.weights.tokenizers import tokenizer_metadata
 
 from . import llama_tokens

@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFValueType, Keys
 
 from app.weights.model import Value, WeightsError
-from app.weights.tokenizers import byte_level, sentencepiece, sentences, splitting
+from app.weights.tokenizers import byte_level, model_proto, sentencepiece, splitting
 from app.weights.tokenizers.chat_template import DEFAULT, chat_templates
 from app.weights.tokenizers.files import TokenizerJson, model_file, tokenizer_json
 from app.weights.tokenizers.special import Special, special_tokens
@@ -58,7 +58,7 @@ def added_tokens(files: Mapping[str, Path], base_tokens: int) -> tuple[Token, ..
     are what an embedding with more rows than the base's has rows for. Raises WeightsError.
     """
     found = Vocabulary("", None)
-    sentences.add_tokens(found, tokenizer_json(files), files)
+    sentencepiece.add_tokens(found, tokenizer_json(files), files)
     return tuple(token for id_, token in sorted(found.tokens.items()) if id_ >= base_tokens)
 
 
@@ -69,24 +69,24 @@ def _vocabulary(
     if tokenizer and splitting.is_byte_level(tokenizer):
         return byte_level.vocabulary(tokenizer, model_type), {}
     pieces = model_file(files)
-    model = sentencepiece.read(pieces) if pieces is not None else None
+    model = model_proto.read(pieces) if pieces is not None else None
     if model and (tokenizer is None or _same(model, tokenizer)):
-        found = sentences.from_model(model, files)
-        sentences.add_tokens(found, tokenizer, files)
+        found = sentencepiece.from_model(model, files)
+        sentencepiece.add_tokens(found, tokenizer, files)
         return found, model.ids
     if tokenizer is None:
         raise WeightsError(
             "The folder has no tokenizer: neither tokenizer.json nor tokenizer.model.",
             "Save it into the model's folder with tokenizer.save_pretrained().",
         )
-    if sentences.is_sentencepiece(tokenizer):
-        return sentences.from_json(tokenizer, model_type), {}
+    if sentencepiece.is_sentencepiece(tokenizer):
+        return sentencepiece.from_json(tokenizer, model_type), {}
     byte_level.check_model(tokenizer.model)
     raise splitting.unknown(tokenizer)
 
 
-def _same(model: sentencepiece.SentencePieceModel, tokenizer: TokenizerJson) -> bool:
-    return sentences.is_sentencepiece(tokenizer) and sentences.same_pieces(model, tokenizer)
+def _same(model: model_proto.SentencePieceModel, tokenizer: TokenizerJson) -> bool:
+    return sentencepiece.is_sentencepiece(tokenizer) and sentencepiece.same_pieces(model, tokenizer)
 
 
 def _model_type(config: Mapping[str, Any]) -> str | None:

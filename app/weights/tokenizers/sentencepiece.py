@@ -1,136 +1,197 @@
-"""tokenizer.model: SentencePiece's ModelProto, as far as llama.cpp uses it.
+"""SentencePiece vocabularies, from tokenizer.model or in the form of tokenizer.json.
 
-A message of protocol buffers (encoding: https://protobuf.dev/programming-guides/encoding/) with the
-fields of sentencepiece_model.proto. Three kinds of field in two levels are all there is to read, so
-this needs neither the package `sentencepiece` nor `protobuf`, and is bounded by the file's size.
+llama.cpp joins neighbours whose text is a token, best score first. So a tokenizer.json has its
+scores in its merges: the earlier a token is made, the better; and every way to make it must be one.
 """
 
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
 
 from app.weights.model import WeightsError
+from app.weights.tokenizers import model_proto, splitting
+from app.weights.tokenizers.byte_level import (
+    NAME,
+    check_model,
+    merges,
+    normalizers,
+    pairs,
+    take_tokens,
+)
+from app.weights.tokenizers.files import TokenizerJson, json_object
+from app.weights.tokenizers.model_proto import SentencePieceModel
+from app.weights.tokenizers.vocabulary import Token, Vocabulary, added_token
 
-PIECES = 2_000_000
-NAME = "tokenizer.model"
-
-UNIGRAM, BPE = 1, 2
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of text, how likely it is (or, for BPE, how late it was merged), and its type."""
-
-    text: str
-    score: float
-    type: int
-
-
-@dataclass(frozen=True)
-class SentencePieceModel:
-    """What a tokenizer.model says; `kind` is UNIGRAM, BPE or another of TrainerSpec.ModelType."""
-
-    pieces: tuple[Piece, ...]
-    kind: int
-    adds_space_prefix: bool
-    removes_extra_spaces: bool
-    character_map: bytes
-    ids: dict[str, int]
-    """Ids of unk, bos, eos and pad; those below 0 are left out."""
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_BYTES = [f"<0x{number:02X}>" for number in range(256)]
+# Special, but read by those who read what the model says. Source: llama.cpp, conversion/gemma.py.
+_SPOKEN_BY_GEMMA_4 = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>")
+    + ("<tool_response|>", '<|"|>')
+)
+_TYPES = {
+    model_proto.NORMAL: TokenType.NORMAL,
+    model_proto.UNKNOWN: TokenType.UNKNOWN,
+    model_proto.CONTROL: TokenType.CONTROL,
+    model_proto.USER_DEFINED: TokenType.USER_DEFINED,
+    model_proto.UNUSED: TokenType.UNUSED,
+    model_proto.BYTE: TokenType.BYTE,
+}
 
 
-def read(content: bytes) -> SentencePieceModel:
-    """The model in a tokenizer.model's bytes. Raises WeightsError."""
-    pieces: list[Piece] = []
-    trainer: dict[int, int] = {}
-    normalizer: dict[int, int] = {}
-    character_map = b""
-    for number, value in _fields(content):
-        if number == 1 and isinstance(value, bytes):
-            if len(pieces) == PIECES:
-                raise WeightsError(f"{NAME} has more than {PIECES} pieces.")
-            pieces.append(_piece(value))
-        elif number == 2 and isinstance(value, bytes):
-            trainer = {n: v for n, v in _fields(value) if isinstance(v, int)}
-        elif number == 3 and isinstance(value, bytes):
-            fields = list(_fields(value))
-            normalizer = {n: v for n, v in fields if isinstance(v, int)}
-            character_map = next((v for n, v in fields if n == 2 and isinstance(v, bytes)), b"")
-    if not pieces:
-        raise _broken("has no pieces")
-    ids = {
-        "unk": _signed(trainer.get(40, 0)),
-        "bos": _signed(trainer.get(41, 1)),
-        "eos": _signed(trainer.get(42, 2)),
-        "pad": _signed(trainer.get(43, -1)),
-    }
-    return SentencePieceModel(
-        pieces=tuple(pieces),
-        kind=trainer.get(3, UNIGRAM),
-        adds_space_prefix=bool(normalizer.get(3, 1)),
-        removes_extra_spaces=bool(normalizer.get(4, 1)),
-        character_map=character_map,
-        ids={name: number for name, number in ids.items() if 0 <= number < len(pieces)},
+def from_model(model: SentencePieceModel, files: Mapping[str, Path]) -> Vocabulary:
+    """The vocabulary of a tokenizer.model and of what was added beside it. Raises WeightsError."""
+    found = Vocabulary("llama", "default", scored=True)
+    for id_, piece in enumerate(model.pieces):
+        token = Token(id_, piece.text, _TYPES[piece.type], piece.score)
+        if token.type == TokenType.USER_DEFINED:
+            token = replace(added_token(id_, piece.text, special=False), score=piece.score)
+        found.add(token)
+    found.adds_space_prefix = model.adds_space_prefix
+    given = json_object(files, "tokenizer_config.json").get("add_prefix_space")
+    if isinstance(given, bool):
+        found.adds_space_prefix = given
+    if model.kind == model_proto.UNIGRAM:
+        found.model, found.character_map = "t5", model.character_map
+        found.removes_extra_spaces = model.removes_extra_spaces
+        if any(piece.type == model_proto.BYTE for piece in model.pieces):
+            raise WeightsError(
+                f"{model_proto.NAME} is a unigram model with byte fallback, which llama.cpp can't."
+            )
+        return found
+    if model.kind != model_proto.BPE:
+        raise WeightsError(
+            f"{model_proto.NAME} is of a kind that llama.cpp can't: words or letters."
+        )
+    if model.character_map:
+        found.notes.append("The tokenizer brings text into a normal form first; llama.cpp doesn't.")
+    _check_bytes(found, model_proto.NAME)
+    return found
+
+
+def is_sentencepiece(tokenizer: TokenizerJson) -> bool:
+    """Whether tokenizer.json is a SentencePiece vocabulary: spaces as ▁, bytes as <0xFF>."""
+    return tokenizer.model.byte_fallback and not splitting.is_byte_level(tokenizer)
+
+
+def from_json(tokenizer: TokenizerJson, model_type: str | None) -> Vocabulary:
+    """The vocabulary of a tokenizer.json in SentencePiece's manner. Raises WeightsError."""
+    check_model(tokenizer.model)
+    found = Vocabulary("llama", "default", scored=True)
+    found.adds_space_prefix = _space_prefix(tokenizer)
+    take_tokens(found, tokenizer, TokenType.NORMAL)
+    _check_bytes(found, NAME)
+    if (model_type or "").startswith("gemma4"):
+        found.model, found.pre, found.merges = "gemma4", None, merges(tokenizer.model)
+        for token in found.tokens.values():
+            if token.text in _SPOKEN_BY_GEMMA_4:
+                found.add(replace(token, type=TokenType.USER_DEFINED))
+    scores = {} if found.merges else _scores(tokenizer)
+    unknown = tokenizer.model.unk_token
+    for id_, token in found.tokens.items():
+        kind, score = token.type, token.score
+        if _BYTE.fullmatch(token.text):
+            kind = TokenType.BYTE
+        elif token.text == unknown:
+            kind = TokenType.UNKNOWN
+        if kind in (TokenType.NORMAL, TokenType.BYTE, TokenType.UNKNOWN):
+            score = scores.get(token.text, 0.0)
+        found.tokens[id_] = Token(id_, token.text, kind, score)
+    return found
+
+
+def same_pieces(model: SentencePieceModel, tokenizer: TokenizerJson) -> bool:
+    """Whether tokenizer.json has the pieces of tokenizer.model under the same ids."""
+    vocab = tokenizer.model.vocab
+    return isinstance(vocab, dict) and all(
+        vocab.get(piece.text) == id_ for id_, piece in enumerate(model.pieces)
     )
 
 
-def _piece(content: bytes) -> Piece:
-    text, score, kind = "", 0.0, NORMAL
-    for number, value in _fields(content):
-        if number == 1 and isinstance(value, bytes):
-            try:
-                text = value.decode()
-            except UnicodeDecodeError:
-                raise _broken("has a piece that isn't UTF-8") from None
-        elif number == 2 and isinstance(value, float):
-            score = value
-        elif number == 3 and isinstance(value, int):
-            kind = value
-    if not NORMAL <= kind <= BYTE:
-        raise _broken(f"has a piece of the unknown type {kind}")
-    return Piece(text, score, kind)
+def add_tokens(
+    found: Vocabulary, tokenizer: TokenizerJson | None, files: Mapping[str, Path]
+) -> None:
+    """Put what was added beside tokenizer.model into `found`, the surest file last."""
+    for text, id_ in json_object(files, "added_tokens.json").items():
+        if isinstance(id_, int) and id_ >= 0:
+            found.add(added_token(id_, text, special=False))
+    listed = json_object(files, "tokenizer_config.json").get("added_tokens_decoder")
+    for key, entry in listed.items() if isinstance(listed, dict) else ():
+        content = entry.get("content") if isinstance(entry, dict) else None
+        if key.isdecimal() and len(key) < 10 and isinstance(content, str):
+            _replace(found, int(key), content, entry.get("special") is True)
+    for added in tokenizer.added_tokens if tokenizer else ():
+        _replace(found, added.id, added.content, added.special)
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """The fields of a message: their numbers, and their values by their wire type."""
-    at = 0
-    while at < len(content):
-        tag, at = _varint(content, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, at = _varint(content, at)
-            yield number, value
+def _replace(found: Vocabulary, id_: int, text: str, special: bool) -> None:
+    kept = found.tokens.get(id_)
+    if kept is None or kept.type not in (TokenType.BYTE, TokenType.UNKNOWN):
+        found.add(added_token(id_, text, special))
+
+
+def _space_prefix(tokenizer: TokenizerJson) -> bool:
+    """Whether a space is put before the text. Raises WeightsError for what isn't SentencePiece."""
+    forms = list(normalizers(tokenizer.normalizer))
+    parts = splitting.parts_of(tokenizer.pre_tokenizer)
+    metaspace = [part for part in parts if part.get("type") == "Metaspace"]
+    others = [
+        part
+        for part in parts
+        if part.get("type") not in ("Metaspace",)
+        and not (part.get("type") == "Split" and part.get("pattern") == {"String": " "})
+    ]
+    if others or not set(forms) <= {"Prepend", "Replace", "NFC"}:
+        raise splitting.unknown(tokenizer)
+    if any(part.get("split") is not False for part in metaspace) and _has_inner_space(tokenizer):
+        raise splitting.unknown(tokenizer)
+    schemes = [part.get("prepend_scheme", "always") for part in metaspace]
+    return "Prepend" in forms or any(scheme in ("always", "first") for scheme in schemes)
+
+
+def _has_inner_space(tokenizer: TokenizerJson) -> bool:
+    vocab: dict[str, Any] = dict(tokenizer.model.vocab)
+    return any("▁" in text[1:] for text in vocab)
+
+
+def _scores(tokenizer: TokenizerJson) -> dict[str, float]:
+    """The score of each token that merges make: 0 for the first made, and down.
+
+    Raises WeightsError where llama.cpp would join what this tokenizer doesn't.
+    """
+    vocab = tokenizer.model.vocab
+    added = {token.content for token in tokenizer.added_tokens}
+    made: dict[str, float] = {}
+    joined = set()
+    for left, right in pairs(tokenizer.model):
+        made.setdefault(left + right, -float(len(made)))
+        joined.add((left, right))
+    for text in vocab:
+        assert isinstance(text, str)
+        if text in added or _BYTE.fullmatch(text):
             continue
-        length = {_FIXED64: 8, _FIXED32: 4}.get(kind)
-        if kind == _BYTES:
-            length, at = _varint(content, at)
-        if length is None or length > len(content) - at:
-            raise _broken("is cut off, or no SentencePiece model")
-        taken = content[at : at + length]
-        at += length
-        yield number, struct.unpack("<f", taken)[0] if kind == _FIXED32 else taken
+        for at in range(1, len(text)):
+            left, right = text[:at], text[at:]
+            parts = left in vocab and right in vocab and left not in added and right not in added
+            if parts and (left, right) not in joined:
+                raise WeightsError(
+                    f"{NAME} doesn't make {text[:40]!r} of {left[:40]!r} and {right[:40]!r}, but "
+                    "llama.cpp would: its merges weren't made by SentencePiece.",
+                    splitting.NEWER,
+                )
+    return made
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(content):
-            break
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _broken("is cut off, or no SentencePiece model")
-
-
-def _signed(number: int) -> int:
-    """A number as an int32 of protocol buffers, which are written as 64 bits."""
-    return number - 2**64 if number >= 2**63 else number
-
-
-def _broken(reason: str) -> WeightsError:
-    return WeightsError(f"{NAME} {reason}.", "Save the tokenizer again with its save_pretrained().")
+def _check_bytes(found: Vocabulary, name: str) -> None:
+    texts = {token.text for token in found.tokens.values()}
+    for number, text in enumerate(_BYTES):
+        if text not in texts and not (number < 0x80 and chr(number) in texts):
+            raise WeightsError(
+                f"{name} has no token for the byte {text}: llama.cpp ends itself at text that it "
+                "has no token for.",
+                splitting.NEWER,
+            )

@@ -1,4 +1,4 @@
-"""Phi 3 and 4, OLMo 2."""
+"""Phi 3 and 4: queries, keys and values in one matrix, gate and up in another."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,7 @@ from app.weights.convert.shapes import (
     Expected,
     Shapes,
     Sizes,
-    attention,
     decoder,
-    gated,
     linear,
     norms,
 )
@@ -23,7 +21,7 @@ from app.weights.model import Floats, WeightsError
 
 
 def _phi3_turned(config: Config) -> int:
-    """How many values of a head are turned."""
+    """How many values of a head have rotary positions."""
     share = Rope(config).full.number("partial_rotary_factor")
     turned = int((1.0 if share is None else share) * config.need("hidden_size"))
     return max(0, turned) // config.need("num_attention_heads")
@@ -94,25 +92,6 @@ def _phi3_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
     return decoder(config, block)
 
 
-def _olmo2_keys(config: Config) -> Keys:
-    return common(config, config.whole("head_dim")) | rotation(config)
-
-
-def _olmo2_shapes(config: Config) -> Iterator[tuple[str, Expected]]:
-    sizes, bias = Sizes(config), config.flag("attention_bias")
-
-    def block(number: int) -> Shapes:
-        return {
-            **attention(sizes, bias=bias),
-            **norms(sizes.queries, "self_attn.q_norm"),
-            **norms(sizes.keys, "self_attn.k_norm"),
-            **norms(sizes.hidden, "post_attention_layernorm", "post_feedforward_layernorm"),
-            **gated("mlp", sizes.hidden, sizes.ff),
-        }
-
-    return decoder(config, block)
-
-
 ARCHITECTURES = (
     Architecture(
         "phi3",
@@ -121,12 +100,5 @@ ARCHITECTURES = (
         _phi3_shapes,
         {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
         extra=_phi3_factors,
-    ),
-    Architecture(
-        "olmo2",
-        ("Olmo2ForCausalLM",),
-        _olmo2_keys,
-        _olmo2_shapes,
-        {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
     ),
 )
