@@ -20,7 +20,7 @@ from app.views import BLUEPRINTS, assets, sentences, texts
 from app.views.access import harden, refuse_other_hosts, refuse_other_origins, require_key
 from app.views.failures import register_failures
 from app.views.json import JSONProvider
-from app.views.protocol.passing import answer_for_ollama
+from app.views.ollama_protocol.proxy import answer_for_ollama
 from app.views.upload import UploadRequest
 
 

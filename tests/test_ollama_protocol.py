@@ -20,7 +20,7 @@ from app.storage.blobs import SMALL_BYTES
 from app.storage.directory import Storage
 from app.storage.failures import UploadLocked
 from app.storage.names import stored_name
-from app.views.protocol.progress import Progress
+from app.views.ollama_protocol.progress import Progress
 from tests.conftest import litter, show
 from tests.gguf_files import write_base, write_lora, write_zip
 from tests.standin import Standin
@@ -331,7 +331,7 @@ def test_creates_are_tasks(sender: Sender, base: Path) -> None:
 
 def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("app.views.protocol.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.views.ollama_protocol.progress.time.monotonic", lambda: now[0])
     progress, said = Progress(), []
     for action, details in (
         ("Hashing.", {"bytes": 1, "total_bytes": 2}),

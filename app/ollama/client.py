@@ -15,7 +15,7 @@ from app.ollama.connection import Answers
 from app.ollama.errors import BlobMissing, ModelMissing, NameTaken, NotFound, OllamaError
 from app.ollama.exchange import BLOCK, Server, readable, refusal, words_of
 from app.ollama.names import InvalidName, check_name
-from app.ollama.passage import Body
+from app.ollama.proxy import Body
 
 PROBE_SECONDS = 60.0
 VERSION_SECONDS = 10.0
@@ -192,7 +192,7 @@ class Ollama(Server):
         except NotFound as error:
             raise ModelMissing(f"Ollama has no model {body['model']!r}.") from error
 
-    def passed(
+    def proxied(
         self, method: str, target: str, headers: Mapping[str, str | None], body: Body | None
     ) -> AbstractContextManager[requests.Response]:
         """Any request to path and query `target`, as it is; its answer's body is to be read from

@@ -1,7 +1,7 @@
 """The service's routes: pages, its own HTTP API, tus, and the part of Ollama's API it answers."""
 
 from app.views import health, inspection, models, ollama, pages, preview, state, tasks, uploads
-from app.views.protocol import blobs, create
+from app.views.ollama_protocol import blobs, create
 
 BLUEPRINTS = (
     *(

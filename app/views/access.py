@@ -9,7 +9,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, MisdirectedRequest, Unauthorized
 from werkzeug.sansio.utils import host_is_trusted
 
-from app.views.protocol.answers import is_ollamas
+from app.views.ollama_protocol.answers import is_ollamas
 
 PROBES = ("health.healthz", "health.readyz")
 OPEN_ENDPOINTS = (*PROBES, "pages.index", "pages.docs", "pages.openapi", "static")

@@ -6,7 +6,7 @@ from flask import Flask, Response, current_app, render_template, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app.service.lines import Task
-from app.views.protocol.answers import is_ollamas, refusal
+from app.views.ollama_protocol.answers import is_ollamas, refusal
 from app.views.stream import FailureLine, failed, logged
 
 METHODS = ("OPTIONS", "HEAD", "GET", "DELETE", "PATCH", "PUT", "POST")

@@ -15,7 +15,7 @@ from werkzeug.routing import Rule
 from app.service.lines import Script
 from app.views import schemas
 from app.views.access import OPEN_ENDPOINTS, PROBES
-from app.views.protocol.answers import PREFIXES
+from app.views.ollama_protocol.answers import PREFIXES
 
 View = TypeVar("View", bound=Callable[..., Any])
 Lines = Sequence[tuple[str, float | str, Mapping[str, str]]]

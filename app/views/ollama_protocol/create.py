@@ -15,16 +15,16 @@ from flask import Blueprint, Response, current_app, request, stream_with_context
 from app.errors import Failure
 from app.planning.create_request import CreateRequest, parse
 from app.planning.options import BadRequest, read_json
-from app.service.creating import Creation
 from app.service.lines import Steps, Task
+from app.service.ollama_create import Creation
 from app.service.work import FAILED_CREATE
 from app.storage.tasks import TaskStopped
 from app.views import schemas
 from app.views.answers import JSON_BYTES, service
+from app.views.ollama_protocol import go_json
+from app.views.ollama_protocol.answers import BARE_JSON, encoded, json_answer, refusal, sentence
+from app.views.ollama_protocol.progress import Progress
 from app.views.openapi import CURL_JSON, documented
-from app.views.protocol import go_json
-from app.views.protocol.answers import BARE_JSON, encoded, json_answer, refusal, sentence
-from app.views.protocol.progress import Progress
 from app.views.stream import (
     GONE,
     HEARTBEAT_SECONDS,

@@ -71,7 +71,7 @@ class SizedBody(Body):
         self.is_whole = True
 
 
-class Passage:
+class ProxiedRequest:
     """One request under way, on a thread of its own; what comes back is to be taken in order.
 
     `exchange` makes the request. `is_wanted` is asked while nothing comes, and the request is ended

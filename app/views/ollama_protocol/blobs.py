@@ -14,8 +14,8 @@ from app.planning.options import BadRequest
 from app.storage.failures import WrongDigest
 from app.views.answers import service
 from app.views.form import BLOCK
+from app.views.ollama_protocol.answers import end_unread, json_answer
 from app.views.openapi import documented
-from app.views.protocol.answers import end_unread, json_answer
 from app.views.upload import check_size
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")

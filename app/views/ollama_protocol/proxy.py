@@ -1,4 +1,4 @@
-"""What goes through to the first Ollama server as it is, where the service's owner wants that."""
+"""A reverse proxy to the first Ollama server, where MODEL_HANDLER_OLLAMA_PROXY is set."""
 
 import errno
 import logging
@@ -11,11 +11,11 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarg
 
 from app.connection import Connection, pieces
 from app.ollama.errors import OllamaError
-from app.ollama.passage import BLOCK, Body, Passage, SizedBody, end_to_end
+from app.ollama.proxy import BLOCK, Body, ProxiedRequest, SizedBody, end_to_end
 from app.planning.options import BadRequest
 from app.progress import Cancelled
 from app.views.answers import service
-from app.views.protocol.answers import is_ollamas
+from app.views.ollama_protocol.answers import is_ollamas
 from app.views.stream import GONE, client_is_there
 
 RUNNING = "Ollama is running"
@@ -40,7 +40,7 @@ def answer_for_ollama() -> Response | None:
             "This service answers /api/version, /api/create and /api/blobs/ itself. The rest goes"
             " through to Ollama where MODEL_HANDLER_OLLAMA_PROXY=1 is set."
         )
-    return Response(status=204) if request.method == "OPTIONS" else _passed()
+    return Response(status=204) if request.method == "OPTIONS" else _proxy()
 
 
 def _asks_whether_it_runs() -> bool:
@@ -56,36 +56,38 @@ def _running() -> Response:
     return Response(RUNNING, content_type="text/plain; charset=utf-8")
 
 
-def _passed() -> Response:
+def _proxy() -> Response:
     if {".", ".."} & set(request.path.split("/")):
         raise NotFound("There is nothing at this address.")
     server, body = service().ollamas()[0], _body()
-    exchange = partial(server.passed, request.method, _target(), _headers(), body)
-    passage = Passage(exchange, lambda: bool(body and not body.is_whole) or client_is_there())
+    exchange = partial(server.proxied, request.method, _target(), _headers(), body)
+    proxied = ProxiedRequest(
+        exchange, lambda: bool(body and not body.is_whole) or client_is_there()
+    )
     try:
-        head = passage.head()
+        head = proxied.head()
     except Cancelled:
-        passage.close()
+        proxied.close()
         return Response(status=GONE.status)
     except BaseException as error:
-        passage.close()
+        proxied.close()
         if isinstance(error, EOFError):
             raise BadRequest(str(error)) from error
         raise
-    response = Response(stream_with_context(_until_the_end(passage)), head.status)
+    response = Response(stream_with_context(_until_the_end(proxied)), head.status)
     response.headers.clear()
     for name, value in head.headers:
         if not name.lower().startswith(_OWN_TO_SAY):
             response.headers.add(name, value)
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(passage.close)
+    response.call_on_close(proxied.close)
     return response
 
 
-def _until_the_end(passage: Passage) -> Iterator[bytes]:
+def _until_the_end(proxied: ProxiedRequest) -> Iterator[bytes]:
     """The blocks. Where the server breaks off, so is the answer: its client is to see that."""
     try:
-        yield from passage.blocks()
+        yield from proxied.blocks()
     except Cancelled:
         return
     except OllamaError as error:
