@@ -232,7 +232,8 @@ class Sending:
                     then = None
                 connection.send(self._content[here : min(end, here + PIECE)])
             answer = connection.getresponse()
-            assert answer.status in (204, 409, 423, *GATEWAY_ERRORS), answer.read()
+            # 408: a killed client's request came late, and this one was silent meanwhile.
+            assert answer.status in (204, 408, 409, 423, *GATEWAY_ERRORS), answer.read()
             if answer.status == 204:
                 self.acknowledged = end
         finally:
