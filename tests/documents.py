@@ -21,6 +21,7 @@ SHOWN = ("json", "nginx", "text")
 
 NOT_RUN = {
     "make demo": ".ci/run runs it in a fresh checkout",
+    "make test": "runs this",
     ".venv/bin/model-handler serve": "serves until interrupted; as the fixture `served` does",
     "git clone <this repository>": "it has no address yet; `make run` is model-handler serve",
     "OLLAMA_HOST=127.0.0.1:8000 ollama create": "Ollama's own program, which isn't here",
