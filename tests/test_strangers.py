@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
@@ -16,9 +17,11 @@ import requests
 from flask import Flask
 
 from app import create_app
+from app.formats import counted_json
 from app.formats.files import ModelFile
 from app.modelfile.grammar import parse
 from app.planning.contents import examine
+from app.planning.options import BadRequest, read_json
 from app.planning.safetensors_parts import safetensors_parts
 from app.planning.selection import select
 from app.planning.unusable import Unusable
@@ -303,3 +306,37 @@ def test_the_tensors_of_all_files_are_counted(monkeypatch: pytest.MonkeyPatch) -
         files[name] = ModelFile(name, len(content), lambda: BytesIO(content))
     with pytest.raises(Unusable, match=r"^Up to 3.safetensors there are more than 2 tensors"):
         safetensors_parts(files)
+
+
+def test_large_json_is_read_by_one_thread_at_a_time() -> None:
+    """32 requests of 4 MB each kept /healthz waiting for 17 s."""
+    reading = threading.Event()
+    with counted_json.alone("x" * 70_000):
+        large = threading.Thread(target=lambda: (read_json(" " * 70_000 + "1"), reading.set()))
+        large.start()
+        assert read_json("1") == 1
+        assert not reading.wait(0.05)
+    assert reading.wait(10)
+    large.join()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a": "\\u0000"}',
+        b'{"a": "\xed\xa0\x80"}',
+        '{"a": "\\u0000"}'.encode("utf-16"),
+        '{"\\ud800": 1}',
+        '["\\udc00\\ud800"]',
+    ],
+    ids=ascii,
+)
+def test_texts_of_json_that_ollama_could_not_take(content: str | bytes) -> None:
+    with pytest.raises(BadRequest, match="Remove it"):
+        read_json(content)
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\u00e9", "\U0001f600", "a\tb"], ids=ascii)
+def test_texts_of_json_that_are_taken(text: str) -> None:
+    assert read_json(json.dumps([text]).encode("utf-16")) == [text]
+    assert read_json(json.dumps([text])) == [text]

@@ -1,5 +1,6 @@
 """What a client asked for beside the model: the optional fields of create and deploy."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
@@ -119,11 +120,16 @@ def read_json(content: str | bytes) -> Any:
     """A stranger's JSON. Raises ValueError, also where it nests too deeply, has too many values, a
     number beyond 64 bits or beyond a double's range, or NaN or Infinity, which JSON doesn't know
     (RFC 8259); BadRequest for a text with what can't go on to Ollama."""
-    value = counted_json.loads(
-        content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
-    )
-    if not all(map(_is_text, _texts(value))):
-        raise BadRequest(f"A text of the JSON {NO_TEXT}")
+    if isinstance(content, bytes):
+        content = content.decode(json.detect_encoding(content), "surrogatepass")
+    with counted_json.alone(content):
+        value = counted_json.loads(
+            content, parse_int=_integer, parse_float=_finite, parse_constant=_not_json
+        )
+        # Neither can stand there but by an escape, or as half of a character itself.
+        is_plain = "\\u" not in content and _is_text(content)
+        if not is_plain and not all(map(_is_text, _texts(value))):
+            raise BadRequest(f"A text of the JSON {NO_TEXT}")
     return value
 
 
@@ -143,9 +149,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _is_text(text: str) -> bool:
     """Whether UTF-8 can carry it, and llama.cpp reads it to its end."""
-    if text.isascii():
-        return "\0" not in text
-    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _integer(text: str) -> int:

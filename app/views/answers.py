@@ -10,7 +10,6 @@ from app.service.work import Service
 from app.views.sentences import in_language
 
 JSON_BYTES = 4 * 2**20
-CHAT_BYTES = 8 * 2**20
 MOST_SERVERS = 100
 
 
@@ -35,10 +34,9 @@ def asked_servers(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(part.strip() for each in texts for part in each.split(",") if part.strip())
 
 
-def json_object(most: int = JSON_BYTES) -> Mapping[str, Any]:
-    """The request's JSON object of at most so many bytes. Raises BadRequest, RequestEntityTooLarge,
-    or UnsupportedMediaType for another type."""
-    request.max_content_length = most
+def json_object() -> Mapping[str, Any]:
+    """The request's JSON object. Raises BadRequest, or UnsupportedMediaType for another type."""
+    request.max_content_length = JSON_BYTES
     value = request.get_json()
     if not isinstance(value, dict):
         raise BadRequest('The body must be a JSON object such as {"model": "my-model"}.')

@@ -17,7 +17,7 @@ from app.planning.options import text
 from app.service.chat import MAX_MESSAGES, Answer, chat_request, first_answer, heard
 from app.service.watch import described
 from app.views import schemas
-from app.views.answers import CHAT_BYTES, asked_servers, json_answer, json_object, service
+from app.views.answers import JSON_BYTES, asked_servers, json_answer, json_object, service
 from app.views.openapi import ASKING_OLLAMA, CURL_JSON, documented
 from app.views.sentences import in_language
 from app.views.stream import client_is_there, fails_as, line_response
@@ -64,9 +64,9 @@ def generate() -> Response:
 
     They are from the first server that gives one.
     """
-    fields = json_object(CHAT_BYTES)
+    fields = json_object()
     model = check_asked_name(text(fields, "model"))
-    prompt = text(fields, "prompt", CHAT_BYTES)
+    prompt = text(fields, "prompt", JSON_BYTES)
     return _answered(lambda server: server.generate(model, prompt))
 
 
@@ -81,7 +81,7 @@ def generate() -> Response:
 @fails_as("Failed chat.")
 def chat() -> Response:
     """The next answer in a chat; Ollama's own lines, likewise."""
-    body = chat_request(json_object(CHAT_BYTES))
+    body = chat_request(json_object())
     return _answered(lambda server: server.chat(body))
 
 
