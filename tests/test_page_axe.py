@@ -108,6 +108,8 @@ def test_the_header_and_what_has_run(checked: Checked) -> None:
     page.run_script("document.querySelectorAll('#tasks details').forEach(each => each.open = true)")
     page.wait_until("document.querySelectorAll('#tasks pre').length === 4")
     checked.check("activity", "#activity-place")
+    page.click("#tasks [aria-label$=': b.zip']")
+    page.wait_until("document.activeElement.id === 'zip'")
     page.run_script("document.querySelector('.navbar [data-bs-toggle=dropdown]').click()")
     checked.check("settings", ".navbar")
     page.run_script("document.body.click()")

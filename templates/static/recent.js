@@ -70,6 +70,10 @@ function taskItem(task) {
   if (hint) more.push(made("div", { className: "small text-body-secondary" }, inPage(hint)));
   const facts = how === "failed" || how === "stopped" ? stored.get(nameOf(task)) : undefined;
   if (facts) more.push(made("div", { className: "mt-2" }, button(_("Create again"), () => create(stored.get(facts.model)), `${_("Create again")} ${facts.model}`)));
+  else if (how === "failed" && action === "Failed upload model file.") {
+    const another = () => document.dispatchEvent(new Event("choose-file"));
+    more.push(made("div", { className: "mt-2" }, button(_("Choose another file"), another, `${_("Choose another file")}: ${task.model ?? ""}`)));
+  }
   if (how === "running") {
     more.push(made("progress", { ariaLabel: said, className: "my-2" }),
       button(_("Cancel"), event => stop(uuid, event.target), `${_("Cancel")} ${task.model ?? ""}`));
