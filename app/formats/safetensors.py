@@ -85,12 +85,18 @@ def read_header(stream: BinaryIO, size: int) -> Header:
         if kind not in (None, SAFETENSORS):
             raise SafetensorsError(f"is {kind.name}; {kind.advice}")
         raise SafetensorsError("isn't a safetensors file, or is cut off within its header")
-    table = _header_table(_read(stream, length))
+    text = _read(stream, length)
+    with counted_json.alone(text):
+        return _header(text, size)
+
+
+def _header(text: bytes, size: int) -> Header:
+    table, start = _header_table(text), 8 + len(text)
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise SafetensorsError("has a __metadata__ that isn't a JSON object of texts")
-    tensors = {name: _tensor(name, info, 8 + length) for name, info in table.items()}
-    _check_places(tensors, 8 + length, size)
+    tensors = {name: _tensor(name, info, start) for name, info in table.items()}
+    _check_places(tensors, start, size)
     return Header(size, metadata, tensors)
 
 
