@@ -26,9 +26,17 @@ document.body.innerHTML = "<form><input type=file name=Model webkitdirectory></f
 """
 SEND_FOLDER = """
 const done = arguments[0];
-fetch("/models/upload/", { method: "POST", body: new FormData(document.forms[0]) })
-  .then(async (answer) => done([answer.status, await answer.text()]))
-  .catch((error) => done([0, `${error}`]));
+const [form] = document.forms;
+function send() {  // once the browser has looked through the folder
+  if (!form.elements.Model.files.length) {
+    setTimeout(send, 20);
+    return;
+  }
+  fetch("/models/upload/", { method: "POST", body: new FormData(form) })
+    .then(async (answer) => done([answer.status, await answer.text()]))
+    .catch((error) => done([0, `${error}`]));
+}
+send();
 """
 
 
