@@ -131,6 +131,8 @@ def shared_services(
 
     yield find
     for service in services.values():
+        service.served.process.terminate()
+    for service in services.values():
         service.stop()
 
 

@@ -21,6 +21,8 @@ FILE_TYPES = {
     gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
 }
 REMEMBERED_WIDTH = 64
+MOST_VALUES = 2**20
+"""After as many, a tensor's random values come again."""
 GPT2_TOKENS = [*map(chr, range(256)), "ab", "<|im_start|>", "<|im_end|>"]
 
 
@@ -93,7 +95,8 @@ def _write_base(
             values = np.ones(shape, np.float32)
             writer.add_tensor(tensor, values)
         else:
-            values = random.normal(0, 0.05, shape).astype(np.float32)
+            some = random.normal(0, 0.05, min(shape[0] * shape[1], MOST_VALUES))
+            values = np.resize(some.astype(np.float32), shape)
             writer.add_tensor(tensor, gguf.quants.quantize(values, dtype), raw_dtype=dtype)
     finish(writer)
 

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -139,10 +140,12 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(
     callers = {"requests": RequestsCaller, "curl": CurlCaller}
     caller = callers[way](served.url)
     fields = [("model_name_on_ollama", "x"), ("Model", large)]
-    for answer in (
-        caller.send_form("/models/deploy/", fields),
-        caller.send_file("/models/deploy/", large, "?model_name_on_ollama=x"),
-    ):
+    with ThreadPoolExecutor() as at_once:
+        answers = (
+            at_once.submit(caller.send_form, "/models/deploy/", fields),
+            at_once.submit(caller.send_file, "/models/deploy/", large, "?model_name_on_ollama=x"),
+        )
+    for answer in (each.result() for each in answers):
         assert answer.status == 502
         assert "can't be reached" in answer.last["details"]["error"]
     assert not litter(models_dir)
