@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
 
 test: $(TEST_INSTALLED) check
-	$(VENV)/bin/python -m pytest --numprocesses=4 --dist=loadfile --durations=10 $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=3 --dist=loadfile --durations=10 $(ARGS)
 
 check: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check .

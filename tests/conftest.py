@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from flask import Flask
+from xdist.scheduler import LoadFileScheduling
 
 from app import create_app
 from app.ollama.address import ollama_url
@@ -27,8 +29,25 @@ from tests.standin import Standin
 
 REAL_OLLAMA = os.environ.get("OLLAMA_TEST_HOST")
 VERSIONS = ("0.32.15", "0.34.1")
+PAGES = ("tests/test_page", "tests/test_early_browser")
 each_ollama = pytest.mark.parametrize("ollama_version", ["real"] if REAL_OLLAMA else VERSIONS)
 """Runs a test on an Ollama that takes adapters and on one that doesn't, where that matters."""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """A file's tests run in one process, and so do all that open the page, in one Chromium."""
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "the page" if nodeid.startswith(PAGES) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: the garbage collector needn't look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def require_program(name: str) -> None:
