@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 PACKED := setup.cfg setup.py $(wildcard app/translations/*/LC_MESSAGES/*.po)
 
-.PHONY: run demo test check texts constraints bench fuzz oracles
+.PHONY: run demo test check compiled texts constraints bench fuzz oracles
 
 run: $(INSTALLED)
 	$(VENV)/bin/model-handler serve $(if $(BIND),--bind $(BIND))
@@ -16,8 +16,13 @@ demo: $(INSTALLED)
 	tests/system-packages demo
 	$(VENV)/bin/python -m tests.demo $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep)
 
-test: $(TEST_INSTALLED) check
+test: $(TEST_INSTALLED)
+	$(MAKE) --no-print-directory --jobs=2 check compiled
 	$(VENV)/bin/python -m pytest --numprocesses=3 --dist=loadfile --durations=10 $(ARGS)
+
+# Compile the tests once, while types are checked: each process that runs them would do it.
+compiled: $(TEST_INSTALLED)
+	-@$(VENV)/bin/python -m pytest --collect-only --quiet --quiet > /dev/null 2>&1
 
 check: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check .
