@@ -49,15 +49,17 @@ class Turns:
 
 
 class Threads:
-    """Up to `count` threads, on which requests begin in turn. Where it is the `newest_first` that
-    is served, whoever asks while hundreds wait is answered at once: clients that wait long have
-    mostly gone."""
+    """Up to `count` threads, on which requests begin `in_turn`, unless they do little but wait.
+    Where it is the `newest_first` that is served, whoever asks while hundreds wait is answered at
+    once: clients that wait long have mostly gone."""
 
-    def __init__(self, count: int, name: str, *, newest_first: bool = False) -> None:
+    def __init__(
+        self, count: int, name: str, *, newest_first: bool = False, in_turn: bool = True
+    ) -> None:
         self.pool = ThreadPoolExecutor(count, name)
         self._waiting: deque[Work] = deque()
         self._next = self._waiting.pop if newest_first else self._waiting.popleft
-        self._turns = Turns()
+        self._turns = Turns() if in_turn else None
 
     @property
     def is_awaited(self) -> bool:
@@ -70,11 +72,15 @@ class Threads:
         self.pool.submit(self._work)
 
     def _work(self) -> None:
-        give_back = self._turns.take()
+        give_back = self._turns.take() if self._turns else _nothing_to_give_back
         try:
             self._next()(give_back)
         finally:
             give_back()
+
+
+def _nothing_to_give_back() -> None:
+    """What gives a turn back where there are none."""
 
 
 Work = Callable[[Callable[[], None]], None]

@@ -34,6 +34,7 @@ each_ollama = pytest.mark.parametrize("ollama_version", ["real"] if REAL_OLLAMA 
 """Runs a test on an Ollama that takes adapters and on one that doesn't, where that matters."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
     """A file's tests run in one process, and so do all that open the page, in one Chromium."""
 

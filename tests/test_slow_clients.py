@@ -102,16 +102,21 @@ def test_in_which_order_those_who_wait_are_served(newest_first: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turn_seconds", "gives_back", "most_at_once"),
-    [(60, False, 1), (60, True, 4), (0, False, 4)],
-    ids=["one after the other", "each waits for its client", "each takes long"],
+    ("turn_seconds", "gives_back", "in_turn", "most_at_once"),
+    [(60, False, True, 1), (60, True, True, 4), (0, False, True, 4), (60, False, False, 4)],
+    ids=["one after the other", "each waits for its client", "each takes long", "each only waits"],
 )
 def test_requests_begin_in_turn(
-    monkeypatch: pytest.MonkeyPatch, turn_seconds: float, gives_back: bool, most_at_once: int
+    monkeypatch: pytest.MonkeyPatch,
+    turn_seconds: float,
+    gives_back: bool,
+    in_turn: bool,
+    most_at_once: int,
 ) -> None:
     """32 that began at once kept health waiting for over a second, for the interpreter."""
     monkeypatch.setattr("app.threads.TURN_SECONDS", turn_seconds)
-    threads, meeting = Threads(4, "four"), threading.Barrier(most_at_once)
+    threads = Threads(4, "four", in_turn=in_turn)
+    meeting = threading.Barrier(most_at_once)
     running, counts = set(), []
 
     def work(give_back: Callable[[], None]) -> None:
