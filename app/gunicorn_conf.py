@@ -1,5 +1,6 @@
 """gunicorn's settings."""
 
+import gc
 import os
 import sys
 from typing import Any, NoReturn
@@ -82,7 +83,9 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Say what is served, and where."""
+    """Say what is served, and where; have no worker's garbage collector look at what is loaded."""
+    gc.collect()
+    gc.freeze()
     not_applied = []
     if server.systemd and os.environ.get("MODEL_HANDLER_BIND"):
         not_applied.append("MODEL_HANDLER_BIND")
