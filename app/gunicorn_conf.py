@@ -93,13 +93,14 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Remove what the worker before has left if it was killed; say, once, which folders aren't
-    listed, and which Ollama servers there are. Nothing waits for them."""
+    """Say, once, which folders aren't listed, and which Ollama servers there are; nothing waits for
+    them. Later workers remove what one before has left that was killed."""
     service = worker.wsgi.extensions["service"]
-    service.storage.prepare()
     if worker.age == 1:
         service.say_unlisted()
         say_which_ollamas(service.ollamas())
+    else:
+        service.storage.prepare()
 
 
 def child_exit(server: object, worker: Worker) -> None:

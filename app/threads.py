@@ -24,10 +24,11 @@ _READS = re.compile(rb"(?:GET|HEAD|OPTIONS) ([^ ?]*)")
 
 class Turns:
     """Has requests begin one after the other: the next once the one before gives its turn back, or
-    has had it for TURN_SECONDS. Many that run at once are no faster, as only one may use the
+    has had it for `seconds`. Many that run at once are no faster, as only one may use the
     interpreter: they keep it from whatever else is to be answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._changed = threading.Condition()
         self._holder: object | None = None
         self._until = 0.0
@@ -38,7 +39,7 @@ class Turns:
         with self._changed:
             while self._holder is not None and (left := self._until - time.monotonic()) > 0:
                 self._changed.wait(left)
-            self._holder, self._until = turn, time.monotonic() + TURN_SECONDS
+            self._holder, self._until = turn, time.monotonic() + self.seconds
         return partial(self._give_back, turn)
 
     def _give_back(self, turn: object) -> None:
@@ -49,17 +50,22 @@ class Turns:
 
 
 class Threads:
-    """Up to `count` threads, on which requests begin `in_turn`, unless they do little but wait.
-    Where it is the `newest_first` that is served, whoever asks while hundreds wait is answered at
-    once: clients that wait long have mostly gone."""
+    """Up to `count` threads, on which requests begin in turns of `turn_seconds`: 0 is for those
+    that do little but wait. Where it is the `newest_first` that is served, whoever asks while
+    hundreds wait is answered at once: clients that wait long have mostly gone."""
 
     def __init__(
-        self, count: int, name: str, *, newest_first: bool = False, in_turn: bool = True
+        self,
+        count: int,
+        name: str,
+        *,
+        newest_first: bool = False,
+        turn_seconds: float = TURN_SECONDS,
     ) -> None:
         self.pool = ThreadPoolExecutor(count, name)
         self._waiting: deque[Work] = deque()
         self._next = self._waiting.pop if newest_first else self._waiting.popleft
-        self._turns = Turns() if in_turn else None
+        self._turns = Turns(turn_seconds)
 
     @property
     def is_awaited(self) -> bool:
@@ -72,15 +78,11 @@ class Threads:
         self.pool.submit(self._work)
 
     def _work(self) -> None:
-        give_back = self._turns.take() if self._turns else _nothing_to_give_back
+        give_back = self._turns.take()
         try:
             self._next()(give_back)
         finally:
             give_back()
-
-
-def _nothing_to_give_back() -> None:
-    """What gives a turn back where there are none."""
 
 
 Work = Callable[[Callable[[], None]], None]

@@ -104,7 +104,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             DOWNLOADS: Threads(self.cfg.threads, DOWNLOADS, newest_first=True),
             WORK: Threads(self.cfg.threads, WORK),
             BODIES: Threads(self.cfg.threads, BODIES),
-            PASSED: Threads(self.cfg.threads * PASSED_A_THREAD, PASSED, in_turn=False),
+            PASSED: Threads(self.cfg.threads * PASSED_A_THREAD, PASSED, turn_seconds=0),
         }
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = most_files if 0 < most_files < 65_536 else 65_536

@@ -102,20 +102,13 @@ def test_in_which_order_those_who_wait_are_served(newest_first: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turn_seconds", "gives_back", "in_turn", "most_at_once"),
-    [(60, False, True, 1), (60, True, True, 4), (0, False, True, 4), (60, False, False, 4)],
-    ids=["one after the other", "each waits for its client", "each takes long", "each only waits"],
+    ("turn_seconds", "gives_back", "most_at_once"),
+    [(60, False, 1), (60, True, 4), (0, False, 4)],
+    ids=["one after the other", "each waits for its client", "each takes long"],
 )
-def test_requests_begin_in_turn(
-    monkeypatch: pytest.MonkeyPatch,
-    turn_seconds: float,
-    gives_back: bool,
-    in_turn: bool,
-    most_at_once: int,
-) -> None:
+def test_requests_begin_in_turn(turn_seconds: float, gives_back: bool, most_at_once: int) -> None:
     """32 that began at once kept health waiting for over a second, for the interpreter."""
-    monkeypatch.setattr("app.threads.TURN_SECONDS", turn_seconds)
-    threads = Threads(4, "four", in_turn=in_turn)
+    threads = Threads(4, "four", turn_seconds=turn_seconds)
     meeting = threading.Barrier(most_at_once)
     running, counts = set(), []
 
@@ -135,11 +128,10 @@ def test_requests_begin_in_turn(
     assert counts == [most_at_once] * 8
 
 
-def test_a_turn_that_is_over_is_not_given_back_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns()
-    monkeypatch.setattr("app.threads.TURN_SECONDS", 0)
+def test_a_turn_that_is_over_is_not_given_back_for_another() -> None:
+    turns = Turns(0)
     late = turns.take()
-    monkeypatch.setattr("app.threads.TURN_SECONDS", 60)
+    turns.seconds = 60
     turns.take()
     late()
     third = threading.Thread(target=turns.take, daemon=True)
