@@ -117,6 +117,11 @@ class Journal:
         return self._written == self._synced
 
     @property
+    def bytes_ahead(self) -> int:
+        """How much of the upload was written and isn't known to be on the disk."""
+        return int(self._written["offset"] - self._synced["offset"])
+
+    @property
     def is_current(self) -> bool:
         """Whether nobody else has written to the journal since."""
         return self._file.tell() == self._path.stat().st_size

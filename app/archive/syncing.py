@@ -41,7 +41,6 @@ class Syncing:
         self._wanted: _Wanted | None = None
         self._is_at_work = False
         self._failure: BaseException | None = None
-        self._offset = self._synced_offset = journal.state.offset
 
     def add(
         self, state: State, paths: Iterable[Path], then: Iterable[Callable[[], None]] = ()
@@ -58,15 +57,12 @@ class Syncing:
             wanted.mark = mark
             wanted.paths.update(dict.fromkeys(paths))
             wanted.then += then
-            self._offset = state.offset
             if not self._is_at_work:
                 self._is_at_work = True
                 self._journal.lock()
                 self._pool.submit(self._work)
             self._changed.wait_for(
-                lambda: (
-                    not self._is_at_work or self._offset - self._synced_offset <= MOST_AHEAD_BYTES
-                )
+                lambda: not self._is_at_work or self._journal.bytes_ahead <= MOST_AHEAD_BYTES
             )
             self._check()
 
@@ -118,7 +114,6 @@ class Syncing:
             self._journal.sync()
         for each in wanted.then:
             each()
-        self._synced_offset = wanted.mark["offset"]
 
     def _fail(self, error: BaseException) -> None:
         # Where nobody calls next, nobody else says so.

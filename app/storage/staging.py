@@ -153,9 +153,8 @@ class Staging:
         """Have a small file, with that text, be part of the upload."""
         content = text.encode()
         path = self.folder / f"known-{len(self._known)}"
-        path.unlink(
-            missing_ok=True
-        )  # It may be a link to a model's file, of a request that failed.
+        # It may be a link to a model's file, of a request that failed.
+        path.unlink(missing_ok=True)
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         size = len(content)

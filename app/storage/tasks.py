@@ -61,24 +61,18 @@ class TaskLog:
 
     def lines(self, uuid: str) -> bytes:
         """The lines that a task has sent so far, the first LINES_BYTES. Raises NoSuchTask."""
-        for path, name in self._newest_first():
-            if name["uuid"] == uuid:
-                with suppress(FileNotFoundError), path.open("rb") as file:
-                    return file.read(LINES_BYTES)
-        raise _unknown(uuid)
+        with self._opened(uuid) as file:
+            return file.read(LINES_BYTES)
 
     def stop(self, uuid: str) -> bool:
         """Have a task stopped, which its next `check` says; whether it runs still. Raises
         NoSuchTask."""
-        for path, name in self._newest_first():
-            if name["uuid"] == uuid:
-                with suppress(FileNotFoundError), path.open("rb") as file:
-                    self._stop_file(uuid).touch()
-                    runs = _is_locked(file)
-                    if not runs:
-                        self._forget_beside(uuid)
-                    return runs
-        raise _unknown(uuid)
+        with self._opened(uuid) as file:
+            self._stop_file(uuid).touch()
+            runs = _is_locked(file)
+            if not runs:
+                self._forget_beside(uuid)
+            return runs
 
     def check(self, uuid: str) -> None:
         """Raise TaskStopped where `stop` was called for this task; cheap enough for every block of
@@ -106,6 +100,14 @@ class TaskLog:
                     task["now"] = self._noted(name["uuid"])
                 found.append(task)
         return found
+
+    def _opened(self, uuid: str) -> BinaryIO:
+        """The task's file. Raises NoSuchTask."""
+        for path, name in self._newest_first():
+            if name["uuid"] == uuid:
+                with suppress(FileNotFoundError):
+                    return path.open("rb")
+        raise NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
 
     def _noted(self, uuid: str) -> Any:
         with suppress(OSError, ValueError):
@@ -150,10 +152,6 @@ class TaskLog:
         names = os.listdir(self._folder) if self._folder.is_dir() else []
         found = [match for name in sorted(names, reverse=True) if (match := _FILE.fullmatch(name))]
         return [(self._folder / match.string, match) for match in found]
-
-
-def _unknown(uuid: str) -> NoSuchTask:
-    return NoSuchTask(f"There is no task {uuid[:36]!r}. The last {KEPT} tasks are kept.")
 
 
 def _summary(path: Path, name: re.Match[str]) -> dict[str, Any]:
