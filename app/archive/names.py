@@ -11,6 +11,9 @@ from app.archive.limits import ArchiveError, Limits
 OWN_PREFIX = ".model-handler"
 """What every name begins with that the service makes in the models directory."""
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
+"""How the names of archives end that can be uploaded."""
+
 _OWN_PREFIXES = (OWN_PREFIX, ".merged", ".shared")  # the last two: what earlier versions made
 _JUNK_FOLDERS = ("__MACOSX",)
 _JUNK_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")

@@ -149,9 +149,9 @@ class Ollama(Server):
         if "error" in last:
             words = readable(str(last["error"]))
             kind = BlobMissing if "no such file or directory" in words else OllamaError
-            refusal = kind(f"Ollama refused the model: {words}")
-            refusal.words = words
-            raise refusal
+            error = kind(f"Ollama refused the model: {words}")
+            error.words = words
+            raise error
         if last.get("status") != "success":
             after = f" after {readable(str(last['status']))!r}" if "status" in last else ""
             raise OllamaError(f"Ollama ended its answer without success{after}.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from app.archive.names import ARCHIVES
 from app.formats import gguf
 from app.formats.files import ModelFile
 from app.modelfile import grammar as modelfile
@@ -15,19 +16,7 @@ from app.planning.parts import Adapter, Base
 from app.planning.safetensors_parts import read_text, safetensors_parts
 from app.planning.unusable import Unusable
 
-ARCHIVES = (
-    ".zip",
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.zst",
-    ".7z",
-    ".rar",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-)
+_ARCHIVES = (*ARCHIVES, ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
 MODELFILE_BYTES = 2**20
 _MODELFILES = ("modelfile", "modelfile.txt")
@@ -88,7 +77,7 @@ def examine(files: Iterable[ModelFile]) -> Contents:
         modelfile=_parsed(own) if own else None,
         modelfile_folder=str(PurePosixPath(own.name).parent) if own else ".",
         pickles=tuple(name for name in by_name if name.lower().endswith(PICKLES)),
-        archives=tuple(name for name in by_name if name.lower().endswith(ARCHIVES)),
+        archives=tuple(name for name in by_name if name.lower().endswith(_ARCHIVES)),
     )
 
 

@@ -3,11 +3,11 @@
 import hashlib
 import unicodedata
 
+from app.archive.names import ARCHIVES
 from app.storage.failures import NameNotAllowed
 
 NAME_BYTES = 200
 SHOWN_CHARACTERS = 80
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
 UPLOAD_EXTENSIONS = (*ARCHIVES, ".gguf", ".safetensors")
 NAME_RULE = (
     f"A model's name has 1 to {NAME_BYTES} bytes of printable characters,"

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.archive.intake import OnFile
-from app.archive.names import is_junk
+from app.archive.names import ARCHIVES, is_junk
 from app.archive.several import SeveralFiles
 from app.metrics import received
 from app.planning.options import BadRequest
 from app.planning.safetensors_parts import ADAPTER_CONFIG
 from app.service.work import Upload
-from app.storage.names import ARCHIVES, check_name, name_of_upload, without_extension
+from app.storage.names import check_name, name_of_upload, without_extension
 from app.storage.staging import Staging
 from app.views.fields import CONFIG_FIELD, FILE_FIELDS, NEW_NAME, OF_FORM, check_names
 from app.views.form import Part, form_parts

@@ -156,7 +156,7 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
         ending.callback(steps.close)
         try:
             for step in steps:
-                if kept and (step is None or step.verbose):
+                if kept:
                     look_at_log(task, step)
                 if not client_is_there():
                     if step is not None and not step.verbose:  # It is true all the same.
@@ -188,8 +188,10 @@ def _encoded(task: Task, steps: Steps[None], ratio_key: str, kept: bool) -> Iter
 
 
 def look_at_log(task: Task, step: Line | None) -> None:
-    """Note in the log what a task does now, if it has said so. Raises TaskStopped where the log
-    says that it is to be stopped."""
+    """Between the fixed lines, note in the log what a task does now, if it has said so. Raises
+    TaskStopped where the log says that it is to be stopped."""
+    if step is not None and not step.verbose:
+        return
     task_log().check(task.uuid)
     if step is not None:
         known = step.details.get("ollama") or {}

@@ -277,18 +277,12 @@ def _metadata() -> Mapping[str, str]:
         if key in metadata:
             raise BadRequest(f"The header Upload-Metadata has the key {key!r} twice.")
         decoded = _decoded(encoded, f"The value of {key[:99]!r} in the header Upload-Metadata")
-        metadata[key] = decoded.decode(errors="surrogateescape")
-        if key in READ and not _is_text(decoded):
-            raise BadRequest(f"The value of {key!r} in the header Upload-Metadata isn't UTF-8.")
+        try:
+            metadata[key] = decoded.decode(errors="strict" if key in READ else "surrogateescape")
+        except UnicodeDecodeError:
+            error = f"The value of {key!r} in the header Upload-Metadata isn't UTF-8."
+            raise BadRequest(error) from None
     return metadata
-
-
-def _is_text(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _decoded(text: str, what: str) -> bytes:

@@ -127,8 +127,7 @@ def _lines(task: Task, steps: Steps[None]) -> Lines:
         ratio = 0.0
         try:
             for step in steps:
-                if step is None or step.verbose:
-                    look_at_log(task, step)
+                look_at_log(task, step)
                 if not client_is_there():
                     return
                 if step is not None and not step.verbose:
