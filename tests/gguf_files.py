@@ -20,7 +20,7 @@ FILE_TYPES = {
     gguf.GGMLQuantizationType.BF16: gguf.LlamaFileType.MOSTLY_BF16,
     gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-REMEMBERED_WIDTH = 64
+REMEMBERED_WIDTH = 256
 MOST_VALUES = 2**20
 """After as many, a tensor's random values come again."""
 GPT2_TOKENS = [*map(chr, range(256)), "ab", "<|im_start|>", "<|im_end|>"]

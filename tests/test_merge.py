@@ -6,7 +6,9 @@ import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
@@ -64,8 +66,17 @@ def rounded(values: Floats, kind: Type) -> Floats:
 
 def write_quantized(path: Path, kind: Type) -> Path:
     """A base whose linear layers have the type `kind`, also where `gguf` can't write it."""
-    plain = write_base(path.with_suffix(".f32"), width=WIDTH)
-    return plain.rename(path) if kind == Type.F32 else requantized(plain, path, kind)
+    path.write_bytes(_quantized(kind))
+    return path
+
+
+@cache
+def _quantized(kind: Type) -> bytes:
+    with TemporaryDirectory() as folder:
+        base = write_base(Path(folder, "base.gguf"), width=WIDTH)
+        if kind != Type.F32:
+            base = requantized(base, Path(folder, "quantized.gguf"), kind)
+        return base.read_bytes()
 
 
 def merge(base: Sequence[Path], adapter: Path, target: Path, scale: float = 1.0) -> Written:
